@@ -1,0 +1,23 @@
+"""Registration with S3PRL: its hub gets our upstreams, its downstream package gets our probes."""
+
+from pathlib import Path
+
+from saat import compat
+
+
+def register() -> None:
+    """Add the upstream entries to `s3prl.hub` and our folder to `s3prl.downstream.__path__`. Idempotent."""
+    compat.apply()
+    import s3prl.downstream
+    import s3prl.hub
+
+    import saat.downstream
+    from saat.upstream import hubconf
+
+    for name in hubconf.__all__:
+        setattr(s3prl.hub, name, getattr(hubconf, name))
+
+    # S3PRL's runner imports `s3prl.downstream.<-d>.expert`; S3PRL's own tasks keep their place in front.
+    folder = str(Path(saat.downstream.__file__).parent)
+    if folder not in s3prl.downstream.__path__:
+        s3prl.downstream.__path__.append(folder)

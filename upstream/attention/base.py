@@ -1,0 +1,67 @@
+"""The protocol of every attention variant: `weights()`, the definition, and `forward()`, the speed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saat.upstream.config import TransformerConfig
+
+
+def key_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B, size), True at the tokens an utterance really has; on the device of `lengths`."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention up to the context; the layer's output projection comes after it.
+
+    Sub-classes give `prepare`, `weights` and `forward`. `lengths` (B,) are true token counts on the CPU, so that
+    asking whether a batch has padding costs no synchronisation. Rows of padded queries are meaningless in `forward`
+    and zero in `weights`.
+
+    Args:
+        transformer: the sizes.
+        config: the variant's own options.
+    """
+
+    max_length: int | None = None  # tokens; None: any length. The encoder cuts longer utterances into windows.
+
+    def __init__(self, transformer: TransformerConfig, config: Any):
+        super().__init__()
+        self.config = config
+        self.num_heads = transformer.num_attention_heads
+        self.head_size = transformer.head_size
+        self.dropout = transformer.attention_probs_dropout_prob
+        self.value = nn.Linear(transformer.hidden_size, transformer.hidden_size)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, H) to (B, A, T, d)."""
+        return x.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+
+    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Any:
+        """What all layers share in one pass of the encoder: masks, normalised weights. `like` gives the device."""
+        return None
+
+    def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """The definition. hidden (B, T, H), lengths (B,) to (B, A, T, T); rows sum to 1 over the utterance's keys."""
+        raise NotImplementedError
+
+    def forward(self, hidden: Tensor, lengths: Tensor, prepared: Any = None) -> Tensor:
+        """The context, weights @ value. hidden (B, T, H), lengths (B,) to (B, T, H)."""
+        raise NotImplementedError
+
+    def masked_softmax(self, scores: Tensor, lengths: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Softmax of (…, T, T) scores over each utterance's own keys, and of those only the `allowed` ones."""
+        real = key_mask(lengths.to(scores.device), scores.shape[-1])  # (B, T)
+        keys = real[:, None, None, :]
+        scores = scores.masked_fill(~(keys if allowed is None else keys & allowed), float("-inf"))
+        # Rows of padded queries may see no key at all: zero, not NaN.
+        return scores.masked_fill(~real[:, None, :, None], 0.0).softmax(-1).masked_fill(~real[:, None, :, None], 0.0)
+
+
+def padding_mask(lengths: Tensor, size: int, device: torch.device) -> Tensor | None:
+    """(B, 1, 1, size) key mask, or None where no utterance is shorter than `size`."""
+    if bool((lengths >= size).all()):
+        return None
+    return key_mask(lengths, size)[:, None, None, :].to(device)

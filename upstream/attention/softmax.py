@@ -1,0 +1,44 @@
+"""Self-attention: Baseline (QK), SPEC section 2."""
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saat.upstream.attention.base import Attention, padding_mask
+from saat.upstream.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class QKConfig:
+    """Baseline (QK) has no options."""
+
+
+class QK(Attention):
+    """softmax(q k^T / sqrt d), queries and keys from projections of their own."""
+
+    def __init__(self, transformer: TransformerConfig, config: QKConfig):
+        super().__init__(transformer, config)
+        self.query = nn.Linear(transformer.hidden_size, transformer.hidden_size)
+        self.key = nn.Linear(transformer.hidden_size, transformer.hidden_size)
+
+    def queries_and_keys(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, H) to two of (B, A, T, d)."""
+        return self.split(self.query(hidden)), self.split(self.key(hidden))
+
+    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Tensor | None:
+        return padding_mask(lengths, size, like.device)
+
+    def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        q, k = self.queries_and_keys(hidden)
+        return self.masked_softmax(q @ k.transpose(-1, -2) / math.sqrt(self.head_size), lengths)
+
+    def forward(self, hidden: Tensor, lengths: Tensor, prepared: Tensor | None = None) -> Tensor:
+        if prepared is None:
+            prepared = self.prepare(lengths, hidden.shape[1], hidden)
+        q, k = self.queries_and_keys(hidden)
+        v = self.split(self.value(hidden))
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=prepared, dropout_p=dropout)
+        return context.transpose(1, 2).flatten(2)

@@ -1,0 +1,73 @@
+"""Audio files in: found, decoded, resampled to 16 kHz, mixed down to mono."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional as AF
+from torch import Tensor
+
+from saat.errors import SaatError
+from saat.upstream.config import SAMPLE_RATE
+
+AUDIO_ENDINGS = {".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}
+
+
+class AudioError(SaatError):
+    """One audio file cannot be used; the message names it and says why."""
+
+
+def find_audio(folder: str | Path) -> list[Path]:
+    """Every audio file below a folder, sorted by path; links to folders are followed.
+
+    Errors: SaatError when the folder is missing or holds no audio.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise SaatError(f"no such folder: {folder}; name an existing folder of audio")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
+    if not files:
+        endings = " ".join(sorted(AUDIO_ENDINGS))
+        raise SaatError(f"no audio below {folder}: looked for files ending in {endings}")
+    return files
+
+
+def audio_length(path: str | Path) -> int:
+    """Samples the file gives once it is at 16 kHz, from its header alone. Errors: AudioError."""
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise AudioError(f"{path}: cannot be read as audio: {error}") from error
+    if info.frames <= 0:
+        raise AudioError(f"{path}: has no samples")
+    return -(-info.frames * SAMPLE_RATE // info.samplerate)
+
+
+def read_audio(path: str | Path, start: int = 0, samples: int | None = None) -> Tensor:
+    """(samples,) float32, 16 kHz, mono.
+
+    Args:
+        path: a file soundfile can decode, at any rate, with any number of channels.
+        start, samples: a part, in samples at 16 kHz; other rates are decoded whole before the part is taken.
+
+    Errors: AudioError for a missing, broken or empty file, or one with NaN or infinite samples.
+    """
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            native = file.samplerate == SAMPLE_RATE
+            if native and start:
+                file.seek(start)
+            data = file.read(samples if native and samples is not None else -1, dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise AudioError(f"{path}: cannot be read as audio: {error}") from error
+    if len(data) == 0:
+        raise AudioError(f"{path}: has no samples")
+    if not np.isfinite(data).all():
+        raise AudioError(f"{path}: has NaN or infinite samples")
+    wav = torch.from_numpy(data).mean(dim=1)
+    if rate != SAMPLE_RATE:
+        wav = AF.resample(wav, rate, SAMPLE_RATE)
+        wav = wav[start : None if samples is None else start + samples]
+    return wav
