@@ -6,10 +6,9 @@ in a batch, and nothing is computed that is not used.
 
 import torch
 import torch.nn.functional as F
+from saat.upstream.config import SAMPLE_RATE, AudioConfig
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
-
-from saat.upstream.config import SAMPLE_RATE, AudioConfig
 
 LOG_FLOOR = 1e-10  # S3PRL's eps, added before the logarithm and to standard deviations
 
@@ -76,17 +75,17 @@ class Features(nn.Module):
     def _log_spectrum(self, wavs: list[Tensor], num_frames: int) -> Tensor:
         """(B, num_frames, bins). Frames of shorter utterances beyond their end are meaningless, but finite."""
         size = (num_frames - 1) * self.config.hop + self.n_fft
-        padded = self.window.new_zeros(len(wavs), size)
         half = self.n_fft // 2
-        for row, wav in zip(padded, wavs, strict=True):
+        rows = []
+        for wav in wavs:
             wav = wav.to(self.window)
             level = wav.square().mean().clamp_min(1e-40 if wav.dtype == torch.float64 else 1e-30).sqrt()
             wav = wav * (10 ** (self.config.target_level / 20) / (level + LOG_FLOOR))
             # An utterance too short to be reflected at its ends is lengthened by silence.
             wav = F.pad(wav, (0, max(0, half + 1 - len(wav))))
             wav = F.pad(wav[None], (half, half), mode="reflect")[0]
-            row[: len(wav)] = wav[:size]
-        framed = padded.unfold(-1, self.n_fft, self.config.hop)  # (B, F, n_fft)
+            rows.append(F.pad(wav[:size], (0, max(0, size - len(wav)))))
+        framed = torch.stack(rows).unfold(-1, self.n_fft, self.config.hop)  # (B, F, n_fft)
         spectrum = torch.fft.rfft(framed * self.window)
         power = spectrum.real.square() + spectrum.imag.square()
         if self.filters is not None:

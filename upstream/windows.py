@@ -18,8 +18,8 @@ def window_starts(length: int, size: int) -> list[int]:
 
 
 def fade(size: int) -> Tensor:
-    """(size,) float64 blending weights, falling linearly to the window's edges, positive everywhere."""
-    ramp = torch.arange(1, size + 1).double()
+    """(size,) float64 blending weights: a triangle that is zero at the window's edges, at the tokens' centres."""
+    ramp = torch.arange(size).double() + 0.5
     return torch.minimum(ramp, ramp.flip(0))
 
 

@@ -2,10 +2,28 @@
 
 from dataclasses import dataclass
 
-from saat.errors import SaatError, did_you_mean
 from saat.upstream.attention.base import Attention
+from saat.upstream.attention.fixed import FixedConfig, FixedWeights
+from saat.upstream.attention.lsh import (
+    QNFXBOX,
+    XBOX,
+    LSHConfig,
+    SignALSH,
+    SignALSHConfig,
+    SimpleALSH,
+    SimpleLSH,
+)
 from saat.upstream.attention.ours import Ours, OursConfig
-from saat.upstream.attention.softmax import QK, QKConfig
+from saat.upstream.attention.softmax import QK, Q, QConfig, QKConfig
+from saat.upstream.attention.sparse import SparseConfig, SparseFixed, SparseStrided
+from saat.upstream.attention.synthesizer import (
+    DenseConfig,
+    MultiDenseConfig,
+    SynthesizerDense,
+    SynthesizerMultiDense,
+)
+
+from saat.errors import SaatError, did_you_mean
 
 __all__ = ["PREFIX", "REGISTRY", "Attention", "Variant", "variant"]
 
@@ -27,6 +45,17 @@ REGISTRY = {
     for entry in (
         Variant("saat_mel", "Baseline (Mel)"),
         Variant("saat_qk", "Baseline (QK)", QK, QKConfig),
+        Variant("saat_q", "Baseline (Q)", Q, QConfig),
+        Variant("saat_sparse_strided", "Sparse (strided)", SparseStrided, SparseConfig),
+        Variant("saat_sparse_fixed", "Sparse (fixed)", SparseFixed, SparseConfig),
+        Variant("saat_sign_alsh", "Sign-ALSH", SignALSH, SignALSHConfig),
+        Variant("saat_xbox", "XBOX", XBOX, LSHConfig),
+        Variant("saat_qnf_xbox", "XBOX (QNF)", QNFXBOX, LSHConfig),
+        Variant("saat_simple_lsh", "Simple LSH", SimpleLSH, LSHConfig),
+        Variant("saat_simple_alsh", "Simple ALSH", SimpleALSH, LSHConfig),
+        Variant("saat_syn_dense", "SYN. (Dense)", SynthesizerDense, DenseConfig),
+        Variant("saat_syn_mdense", "SYN. (Dense+M)", SynthesizerMultiDense, MultiDenseConfig),
+        Variant("saat_syn_random", "SYN. (Random)", FixedWeights, FixedConfig),
         Variant("saat_ours", "Ours", Ours, OursConfig),
     )
 }

@@ -3,9 +3,8 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from saat.upstream.config import TransformerConfig
+from torch import Tensor, nn
 
 
 def key_mask(lengths: Tensor, size: int) -> Tensor:
@@ -25,6 +24,7 @@ class Attention(nn.Module):
         config: the variant's own options.
     """
 
+    limited: bool = False  # has learned weights of a fixed size, so that `max_length` is set
     max_length: int | None = None  # tokens; None: any length. The encoder cuts longer utterances into windows.
 
     def __init__(self, transformer: TransformerConfig, config: Any):

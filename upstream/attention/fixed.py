@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from saat.upstream.attention.base import Attention, key_mask
 from saat.upstream.config import TransformerConfig
+from torch import Tensor, nn
 
 
 class Shared(NamedTuple):
@@ -45,6 +44,8 @@ class FixedWeights(Attention):
     The softmax is computed once a pass of the encoder, and in eval without gradients once for all passes, whatever
     the lengths; no (B, A, T, T) tensor is made.
     """
+
+    limited = True
 
     def __init__(self, transformer: TransformerConfig, config: Any):
         super().__init__(transformer, config)

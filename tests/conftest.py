@@ -1,0 +1,36 @@
+"""Fixtures every test may use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import saat
+
+saat.register()
+torch.set_num_threads(2)
+
+SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "speech"
+
+
+@pytest.fixture(scope="session")
+def librispeech_small() -> Path:
+    """Real speech beside the checkout; users do not have it."""
+    folder = SPEECH / "librispeech_small"
+    if not folder.is_dir():
+        pytest.skip(f"no real speech at {folder.name} beside the checkout")
+    return folder
+
+
+@pytest.fixture
+def small():
+    """Overrides that make any variant small."""
+    return {
+        "transformer": {
+            "hidden_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 12,
+            "intermediate_size": 96,
+            "max_length": 40,
+        }
+    }

@@ -1,0 +1,204 @@
+"""Locality-sensitive hashing, symmetric and asymmetric (SPEC section 2.1): which keys a query sees.
+
+Query i of a head has a random vector a_i. It sees the k keys with the largest (a_i . Q(q_i)) (a_i . P(k_j)), and
+softmaxes their ordinary scaled dot products. No gradient flows through the selection.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from saat.upstream.attention.base import key_mask
+from saat.upstream.attention.softmax import SharedQK
+from saat.upstream.config import TransformerConfig
+from torch import Tensor
+
+from saat.errors import SaatError
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class LSHConfig:
+    """How keys are selected."""
+
+    num_keys: int = 32  # keys a query sees at most
+    n_hashes: int = 1  # random vectors a query, their products summed
+    hash_dtype: str = "float32"  # at least this precise; the paper hashes in float16
+    vector_rows: int = 500  # eval: tokens with random vectors of their own; token i uses row i mod this
+    seed: int = 0  # of the vectors used in eval
+
+    def __post_init__(self):
+        if self.hash_dtype not in DTYPES:
+            raise SaatError(f"attention.hash_dtype must be one of {', '.join(DTYPES)}, not '{self.hash_dtype}'")
+        for name in ("num_keys", "n_hashes", "vector_rows"):
+            if getattr(self, name) < 1:
+                raise SaatError(f"attention.{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SignALSHConfig(LSHConfig):
+    """Sign-ALSH's own numbers, as in the paper."""
+
+    m: int = 2  # extra coordinates
+    U: float = 0.75  # the largest norm after scaling
+
+
+class LSH(SharedQK):
+    """Shared-QK attention to the keys that hashing selects.
+
+    In training the random vectors are drawn afresh each forward, one set for the batch; in eval they are a buffer,
+    so that a frozen feature extractor is deterministic.
+    """
+
+    extra = 0  # coordinates that P and Q append
+    config: LSHConfig
+
+    def __init__(self, transformer: TransformerConfig, config: LSHConfig):
+        super().__init__(transformer, config)
+        generator = torch.Generator().manual_seed(config.seed)
+        shape = (self.num_heads, config.vector_rows, config.n_hashes, self.head_size + self.num_extra)
+        self.register_buffer("vectors", torch.randn(shape, generator=generator))
+
+    @property
+    def num_extra(self) -> int:
+        return self.extra
+
+    def transform(self, x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        """P(x) and Q(x), normalisation included.
+
+        Args: x (…, T, d), keys that are also queries; largest (…, 1, 1), M, the largest norm of a key of the
+        utterance and head (of padding too short to matter: tokens beyond the end may be longer).
+        Returns: two of (…, T, d + extra).
+        """
+        raise NotImplementedError
+
+    def draw_vectors(self, size: int) -> Tensor:
+        """(A, size, n_hashes, d + extra): the random vectors a_i of this forward."""
+        if self.training:
+            shape = (self.num_heads, size, *self.vectors.shape[2:])
+            return torch.randn(shape, device=self.vectors.device, dtype=self.vectors.dtype)
+        return self.vectors[:, torch.arange(size, device=self.vectors.device) % self.vectors.shape[1]]
+
+    @torch.no_grad()
+    def hash_products(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """sum over hashes of (a_i . Q(q_i)) (a_i . P(k_j)): (B, A, T, T), -inf at padded keys.
+
+        q (B, A, T, d); lengths (B,); vectors (A, T, n_hashes, d + extra).
+        """
+        dtype = DTYPES[self.config.hash_dtype]
+        if q.dtype in (torch.float32, torch.float64):
+            dtype = torch.promote_types(q.dtype, dtype) if dtype.itemsize > 2 else dtype
+        with torch.autocast(q.device.type, enabled=False):
+            x, a = q.to(dtype), vectors.to(dtype)
+            real = key_mask(lengths, q.shape[2]).to(q.device)[:, None]  # (B, 1, T)
+            norm = x.norm(dim=-1).masked_fill(~real, 0.0)
+            largest = norm.amax(-1)[..., None, None].clamp_min(torch.finfo(dtype).tiny)  # (B, A, 1, 1)
+            keys, queries = self.transform(x, largest)
+            # (a . Q)(a . P) = ((a . Q) a) . P, so any number of hashes is one product a head.
+            coefficient = torch.einsum("bate,athe->bath", queries, a)
+            direction = torch.einsum("bath,athe->bate", coefficient, a)
+            products = direction @ keys.transpose(-1, -2)
+        return products.masked_fill_(~real[:, :, None, :], float("-inf"))
+
+    def select_keys(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys each query sees.
+
+        Args: q (B, A, T, d); lengths (B,); vectors (A, T, n_hashes, d + extra).
+        Returns: indices (B, A, T, min(k, T)), and whether each is one of the min(k, n) keys (bool): padding is not.
+        """
+        products = self.hash_products(q, lengths, vectors)
+        top = products.topk(min(self.config.num_keys, q.shape[2]), dim=-1, sorted=False)
+        return top.indices, top.values > float("-inf")
+
+    def selected_mask(self, q: Tensor, lengths: Tensor) -> Tensor:
+        """(B, A, T, T) of the dtype of q: 0 at the keys a query sees, -inf elsewhere."""
+        with torch.no_grad():
+            indices, chosen = self.select_keys(q, lengths, self.draw_vectors(q.shape[2]))
+            hidden = torch.full_like(q[..., :1], float("-inf")).expand(*q.shape[:3], q.shape[2]).contiguous()
+            shown = torch.zeros_like(indices, dtype=q.dtype).masked_fill_(~chosen, float("-inf"))
+            return hidden.scatter_(-1, indices, shown)
+
+    def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        q, k = self.queries_and_keys(hidden)
+        return self.masked_softmax(self.scores(q, k), lengths, self.selected_mask(q, lengths) == 0)
+
+    def forward(self, hidden: Tensor, lengths: Tensor, prepared: object = None) -> Tensor:
+        q, k = self.queries_and_keys(hidden)
+        v = self.split(self.value(hidden))
+        dropout = self.dropout if self.training else 0.0
+        mask = self.selected_mask(q, lengths)
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return context.transpose(1, 2).flatten(2)
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """(…, d) to (…, 1)."""
+    return x.square().sum(-1, keepdim=True)
+
+
+class SignALSH(LSH):
+    """x <- U x / M; P = [x; 1/2 - |x|^2; 1/2 - |x|^4; …], Q = [x; 0; …] (Shrivastava and Li, 2014)."""
+
+    config: SignALSHConfig
+
+    @property
+    def num_extra(self) -> int:
+        return self.config.m
+
+    def transform(self, x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        x = x / largest * self.config.U
+        squared = squared_norm(x)
+        powers = [0.5 - squared ** (2**i) for i in range(self.config.m)]
+        return torch.cat([x, *powers], -1), F.pad(x, (0, self.config.m))
+
+
+class XBOX(LSH):
+    """P = [x; sqrt(M^2 - |x|^2)], Q = [x; 0] (Bachrach et al., 2014)."""
+
+    extra = 1
+
+    def transform(self, x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        rest = (largest.square() - squared_norm(x)).clamp_min(0).sqrt()
+        return torch.cat([x, rest], -1), F.pad(x, (0, 1))
+
+
+class QNFXBOX(XBOX):
+    """XBOX with the query normalised first: Q = [lambda x; 0], lambda = M / |x| (Huang et al., 2018)."""
+
+    def transform(self, x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        keys, queries = super().transform(x, largest)
+        norm = squared_norm(x).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+        return keys, queries / norm * largest
+
+
+class SimpleLSH(LSH):
+    """x <- x / M; P = Q = [x; sqrt(1 - |x|^2)] (Neyshabur and Srebro, 2014)."""
+
+    extra = 1
+
+    def transform(self, x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        x = x / largest
+        both = torch.cat([x, unit_rest(x)], -1)
+        return both, both
+
+
+class SimpleALSH(LSH):
+    """x <- x / M; P = [x; 0; sqrt(1 - |x|^2)], Q = [x; sqrt(1 - |x|^2); 0] (Neyshabur and Srebro, 2014)."""
+
+    extra = 2
+
+    def transform(self, x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        x = x / largest
+        rest, zero = unit_rest(x), torch.zeros_like(x[..., :1])
+        return torch.cat([x, zero, rest], -1), torch.cat([x, rest, zero], -1)
+
+
+def unit_rest(x: Tensor) -> Tensor:
+    """sqrt(1 - |x|^2), the coordinate that makes x a unit vector: (…, d) to (…, 1)."""
+    return (1 - squared_norm(x)).clamp_min(0).sqrt()
