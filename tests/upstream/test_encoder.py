@@ -14,13 +14,13 @@ VARIANTS = [name for name, entry in REGISTRY.items() if entry.attention is not N
 LIMITED = [name for name in VARIANTS if REGISTRY[name].attention.limited]
 
 
-def encoder(name: str, overrides: dict, dtype=torch.float32) -> AudioAlbert:
+def encoder(name: str, overrides: dict, dtype=torch.float32, std: float = 0.15) -> AudioAlbert:
     """A small encoder in eval, its weights far enough from zero to matter."""
     torch.manual_seed(0)
     model = AudioAlbert(model_config(name, (overrides, "test")))
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
-            torch.nn.init.normal_(module.weight, std=0.15)
+            torch.nn.init.normal_(module.weight, std=std)
             torch.nn.init.normal_(module.bias, std=0.1)
     return model.to(dtype).eval()
 
@@ -121,19 +121,17 @@ def test_windows_equal_the_formula(name, small):
 
 
 @pytest.mark.parametrize("name", LIMITED)
-def test_seams_are_no_rougher_than_the_rest(name, small):
-    model = encoder(name, small)
-    n = 3 * 40 + 7
-    t = torch.linspace(0, 3, n)[:, None]
-    x = torch.sin(t + torch.linspace(0, 6, 480))[None]
+def test_seams_are_no_rougher_than_a_window_is_inside(name, small):
+    model = encoder(name, small, std=0.05)
+    n, size = 3 * 40 + 7, 40
+    x = torch.sin(torch.linspace(0, 3, n)[:, None] + torch.linspace(0, 6, 480))[None]  # smooth
     with torch.no_grad():
-        for state in model(x, torch.tensor([n])):
-            jump = (state[0, 1:] - state[0, :-1]).norm(dim=-1)
-            edges = sorted({e for s in window_starts(n, 40) for e in (s, s + 40) if 0 < e < n})
-            seam = torch.tensor([e - 1 for e in edges])
-            elsewhere = jump.clone()
-            elsewhere[seam] = 0
-            assert jump[seam].max() <= elsewhere.max()
+        blended = model(x, torch.tensor([n]))
+        windows = [model(x[:, s : s + size], torch.tensor([size])) for s in window_starts(n, size)]
+    for i, state in enumerate(blended):
+        inside = max(float((w[i][0, 1:] - w[i][0, :-1]).norm(dim=-1).max()) for w in windows)
+        # Cutting from window to window instead of blending makes jumps 2.7 to 3 times as large as `inside` here.
+        assert float((state[0, 1:] - state[0, :-1]).norm(dim=-1).max()) <= inside * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("name", LIMITED)
