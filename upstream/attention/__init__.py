@@ -25,9 +25,9 @@ from saat.upstream.attention.synthesizer import (
 
 from saat.errors import SaatError, did_you_mean
 
-__all__ = ["PREFIX", "REGISTRY", "Attention", "Variant", "variant"]
+__all__ = ["REGISTRY", "Attention", "Variant", "variant"]
 
-PREFIX = "saat_"
+LSH_COST = "n H^2 + n^2 H + A n^2 d'"
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,27 @@ class Variant:
     paper_row: str
     attention: type[Attention] | None = None
     config: type | None = None
+    complexity: str = "-"  # multiply-adds for the weights of one layer and utterance (SPEC section 5)
+    input_dependent: bool = True
 
 
 REGISTRY = {
     entry.name: entry
     for entry in (
         Variant("saat_mel", "Baseline (Mel)"),
-        Variant("saat_qk", "Baseline (QK)", QK, QKConfig),
-        Variant("saat_q", "Baseline (Q)", Q, QConfig),
-        Variant("saat_sparse_strided", "Sparse (strided)", SparseStrided, SparseConfig),
-        Variant("saat_sparse_fixed", "Sparse (fixed)", SparseFixed, SparseConfig),
-        Variant("saat_sign_alsh", "Sign-ALSH", SignALSH, SignALSHConfig),
-        Variant("saat_xbox", "XBOX", XBOX, LSHConfig),
-        Variant("saat_qnf_xbox", "XBOX (QNF)", QNFXBOX, LSHConfig),
-        Variant("saat_simple_lsh", "Simple LSH", SimpleLSH, LSHConfig),
-        Variant("saat_simple_alsh", "Simple ALSH", SimpleALSH, LSHConfig),
-        Variant("saat_syn_dense", "SYN. (Dense)", SynthesizerDense, DenseConfig),
-        Variant("saat_syn_mdense", "SYN. (Dense+M)", SynthesizerMultiDense, MultiDenseConfig),
-        Variant("saat_syn_random", "SYN. (Random)", FixedWeights, FixedConfig),
-        Variant("saat_ours", "Ours", Ours, OursConfig),
+        Variant("saat_qk", "Baseline (QK)", QK, QKConfig, "2 n H^2 + n^2 H"),
+        Variant("saat_q", "Baseline (Q)", Q, QConfig, "n H^2 + n^2 H"),
+        Variant("saat_sparse_strided", "Sparse (strided)", SparseStrided, SparseConfig, "n H^2 + n sqrt(n) H"),
+        Variant("saat_sparse_fixed", "Sparse (fixed)", SparseFixed, SparseConfig, "n H^2 + n sqrt(n) H"),
+        Variant("saat_sign_alsh", "Sign-ALSH", SignALSH, SignALSHConfig, LSH_COST),
+        Variant("saat_xbox", "XBOX", XBOX, LSHConfig, LSH_COST),
+        Variant("saat_qnf_xbox", "XBOX (QNF)", QNFXBOX, LSHConfig, LSH_COST),
+        Variant("saat_simple_lsh", "Simple LSH", SimpleLSH, LSHConfig, LSH_COST),
+        Variant("saat_simple_alsh", "Simple ALSH", SimpleALSH, LSHConfig, LSH_COST),
+        Variant("saat_syn_dense", "SYN. (Dense)", SynthesizerDense, DenseConfig, "n H b + n^2 b"),
+        Variant("saat_syn_mdense", "SYN. (Dense+M)", SynthesizerMultiDense, MultiDenseConfig, "n H b + A n^2 b"),
+        Variant("saat_syn_random", "SYN. (Random)", FixedWeights, FixedConfig, "0", input_dependent=False),
+        Variant("saat_ours", "Ours", Ours, OursConfig, "0", input_dependent=False),
     )
 }
 

@@ -1,0 +1,139 @@
+"""One hour of audio, waveform to hidden states: ours against S3PRL's Audio ALBERT of the same shape, in one run.
+
+    python -m saat.analysis.hour [--utterances 240] [--seconds 15] [--batch 4] [--corpus FOLDER]
+
+Both take 80 log-mel each 10 ms (S3PRL's setting), 6 shared layers of 768; batches go to one and the other in turn.
+Memory is the peak of a process of its own for each.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import saat
+
+SUBJECTS = ("s3prl_audio_albert", "saat_qk", "saat_ours")
+
+
+def waveforms(utterances: int, seconds: float, corpus: str | None) -> list[torch.Tensor]:
+    """So many utterances of one length; real speech strung together where there is a corpus, else noise."""
+    samples = round(16000 * seconds)
+    if corpus is None:
+        return list(torch.randn(utterances, samples, generator=torch.Generator().manual_seed(0)) * 0.05)
+    from saat.upstream.audio import find_audio, read_audio
+
+    parts, total = [], 0
+    for path in find_audio(corpus):
+        parts.append(read_audio(path))
+        total += len(parts[-1])
+        if total >= utterances * samples:
+            break
+    speech = torch.cat(parts)
+    speech = speech.repeat(-(-utterances * samples // len(speech)))
+    return list(speech[: utterances * samples].view(utterances, samples))
+
+
+def s3prl_audio_albert(frames: int):
+    """S3PRL's own upstream with random weights, by its own route: a checkpoint file."""
+    from s3prl.upstream.audio_albert.expert import UpstreamExpert
+    from s3prl.upstream.mockingjay.model import TransformerConfig, TransformerModel
+
+    transformer = {
+        "input_dim": -1, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12,
+        "intermediate_size": 3072, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
+        "share_layer": True, "pre_layer_norm": False,
+    }  # fmt: skip
+    feature = {"feat_type": "mel", "channel": 0, "log": True, "delta": 0, "cmvn": True}
+    audio = {"target_level": -25, "win_ms": 25, "hop_ms": 10, "n_freq": 201, "n_mels": 80, "n_mfcc": 13}
+    config = {
+        "transformer": transformer,
+        "audio": {**audio, "input": feature, "target": feature},
+        "task": {"sequence_length": frames},
+    }
+    states = {"Upstream_Config": config, "Config": {}}
+    states["Transformer"] = TransformerModel(TransformerConfig(transformer), 80).state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "states-0.ckpt"
+        torch.save(states, path)
+        return UpstreamExpert(str(path))
+
+
+def subject(name: str, frames: int) -> torch.nn.Module:
+    """One upstream in eval."""
+    if name == "s3prl_audio_albert":
+        return s3prl_audio_albert(frames).eval()
+    from saat.upstream import hubconf
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.yaml"
+        path.write_text(json.dumps({"audio": {"delta": 0, "stack": 1}, "transformer": {"max_length": frames}}))
+        return getattr(hubconf, f"{name}_untrained")(model_config=str(path)).eval()
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--utterances", type=int, default=240)
+    p.add_argument("--seconds", type=float, default=15.0)
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--corpus", help="folder of audio; noise without")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--only", choices=SUBJECTS, help="this one alone, for its memory")
+    options = p.parse_args()
+    saat.register()
+    torch.set_num_threads(options.threads)
+    wavs = waveforms(options.utterances, options.seconds, options.corpus)
+    frames = round(100 * options.seconds) + 1  # S3PRL has one frame more than we
+    names = (options.only,) if options.only else SUBJECTS
+    subjects = {name: subject(name, frames) for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    batches = [wavs[i : i + options.batch] for i in range(0, len(wavs), options.batch)]
+    with torch.no_grad():
+        for model in subjects.values():  # warm-up
+            model(batches[0])
+        for batch in batches:
+            for name, model in subjects.items():
+                start = time.perf_counter()
+                model(batch)
+                seconds[name] += time.perf_counter() - start
+    if options.only:
+        print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+        return
+    audio = len(wavs) * options.seconds
+    print(f"{audio / 3600:.2f} h of audio in utterances of {options.seconds:g} s, batches of {options.batch}, "
+          f"{options.threads} threads, torch {torch.__version__}")  # fmt: skip
+    for name in names:
+        short = [
+            "--utterances",
+            str(3 * options.batch),
+            "--seconds",
+            str(options.seconds),
+            "--batch",
+            str(options.batch),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "saat.analysis.hour",
+            "--only",
+            name,
+            *short,
+            "--threads",
+            str(options.threads),
+        ]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peak = json.loads(out.splitlines()[-1])["peak_bytes"] / 2**30
+        ratio = seconds[name] / seconds["s3prl_audio_albert"]
+        print(f"{name:20} {seconds[name]:8.1f} s  {ratio:5.2f} of S3PRL's  {audio / seconds[name]:7.1f} x real time  "
+              f"{peak:5.2f} GiB peak")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
