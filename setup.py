@@ -39,7 +39,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"saat": "saat", **{f"saat.{room}": room for room in ROOMS}},
     packages=packages(),
-    package_data={"": ["*.yaml"]},
+    package_data={"": ["*.yaml", "*/*.yaml"]},
     install_requires=[
         "s3prl>=0.4.18",
         "torch>=2.8",
@@ -58,7 +58,7 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "test": [*DEMO, "pytest>=7.4", "ruff>=0.6", "build>=1.0"],
+        "test": [*DEMO, "pytest>=7.4", "ruff>=0.6", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["saat=saat.cli:main"]},
 )
