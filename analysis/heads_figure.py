@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import Tensor
+
 from saat.upstream import checkpoint
 from saat.upstream.attention.fixed import FixedWeights
 from saat.upstream.config import model_config
 from saat.upstream.encoder import AudioAlbert
-from torch import Tensor
 
 
 def initial_and_trained(path: str | Path) -> tuple[Tensor, Tensor]:

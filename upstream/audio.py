@@ -6,10 +6,10 @@ import numpy as np
 import soundfile
 import torch
 import torchaudio.functional as AF
-from saat.upstream.config import SAMPLE_RATE
 from torch import Tensor
 
 from saat.errors import SaatError
+from saat.upstream.config import SAMPLE_RATE
 
 AUDIO_ENDINGS = {".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}
 

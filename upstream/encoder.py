@@ -4,11 +4,12 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from saat.upstream.attention import variant
 from saat.upstream.attention.base import Attention, key_mask
 from saat.upstream.config import ModelConfig, TransformerConfig
 from saat.upstream.windows import Windows
-from torch import Tensor, nn
 
 
 def sinusoidal_positions(length: int, hidden_size: int) -> Tensor:

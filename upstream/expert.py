@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 from s3prl.upstream.interfaces import UpstreamBase
+from torch import Tensor
+
+from saat.errors import SaatError
 from saat.upstream import checkpoint
 from saat.upstream.attention import variant
 from saat.upstream.config import ModelConfig, model_config, read_yaml
 from saat.upstream.encoder import AudioAlbert
 from saat.upstream.features import Features
-from torch import Tensor
-
-from saat.errors import SaatError
 
 
 class UpstreamExpert(UpstreamBase):

@@ -6,9 +6,10 @@ in a batch, and nothing is computed that is not used.
 
 import torch
 import torch.nn.functional as F
-from saat.upstream.config import SAMPLE_RATE, AudioConfig
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
+
+from saat.upstream.config import SAMPLE_RATE, AudioConfig
 
 LOG_FLOOR = 1e-10  # S3PRL's eps, added before the logarithm and to standard deviations
 

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from saat.upstream.attention import REGISTRY
-from saat.upstream.expert import UpstreamExpert
 
 from saat.errors import SaatError
+from saat.upstream.attention import REGISTRY
+from saat.upstream.expert import UpstreamExpert
 
 
 def _build(upstream: str, ckpt=None, model_config=None, refresh=False, **kwargs) -> UpstreamExpert:

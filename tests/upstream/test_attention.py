@@ -4,10 +4,11 @@ from dataclasses import fields
 
 import pytest
 import torch
+from torch import Tensor
+
 from saat.upstream.attention import REGISTRY, variant
 from saat.upstream.attention.lsh import LSH
 from saat.upstream.config import TransformerConfig
-from torch import Tensor
 
 VARIANTS = [name for name, entry in REGISTRY.items() if entry.attention is not None]
 L = 300

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from saat.upstream.attention import REGISTRY
 from saat.upstream.config import model_config
 from saat.upstream.encoder import AudioAlbert

@@ -4,6 +4,7 @@ import pytest
 import torch
 from s3prl.upstream.mockingjay.builder import position_encoding
 from s3prl.upstream.mockingjay.model import TransformerConfig, TransformerModel
+
 from saat.upstream.attention import REGISTRY
 from saat.upstream.config import model_config
 from saat.upstream.encoder import AudioAlbert, sinusoidal_positions

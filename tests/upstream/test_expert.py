@@ -6,14 +6,14 @@ import yaml
 from s3prl import hub
 from s3prl.nn import S3PRLUpstream
 from s3prl.util.pseudo_data import get_pseudo_wavs
+
+import saat
+from saat.errors import SaatError
 from saat.upstream import checkpoint
 from saat.upstream.attention import REGISTRY
 from saat.upstream.config import model_config
 from saat.upstream.encoder import AudioAlbert
 from saat.upstream.hubconf import download
-
-import saat
-from saat.errors import SaatError
 
 ENTRIES = [name if entry.attention is None else f"{name}_local" for name, entry in REGISTRY.items()]
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from s3prl.upstream.baseline.preprocessor import OnlinePreprocessor
+
 from saat.upstream.audio import read_audio
 from saat.upstream.config import AudioConfig
 from saat.upstream.features import Features, num_tokens

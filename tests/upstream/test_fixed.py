@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from saat.upstream.attention import variant
 from saat.upstream.attention.patterns import head_categories
 from saat.upstream.config import TransformerConfig

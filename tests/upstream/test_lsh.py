@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
+
 from saat.upstream.attention import REGISTRY, variant
 from saat.upstream.attention.lsh import LSH
 from saat.upstream.config import TransformerConfig
-from torch import Tensor
 
 NAMES = [name for name, entry in REGISTRY.items() if entry.attention and issubclass(entry.attention, LSH)]
 D = 8

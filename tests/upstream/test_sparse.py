@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from saat.upstream.attention import variant
 from saat.upstream.config import TransformerConfig
 

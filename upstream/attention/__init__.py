@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from saat.errors import SaatError, did_you_mean
 from saat.upstream.attention.base import Attention
 from saat.upstream.attention.fixed import FixedConfig, FixedWeights
 from saat.upstream.attention.lsh import (
@@ -22,8 +23,6 @@ from saat.upstream.attention.synthesizer import (
     SynthesizerDense,
     SynthesizerMultiDense,
 )
-
-from saat.errors import SaatError, did_you_mean
 
 __all__ = ["REGISTRY", "Attention", "Variant", "variant"]
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from saat.upstream.config import TransformerConfig
 from torch import Tensor, nn
+
+from saat.upstream.config import TransformerConfig
 
 
 def key_mask(lengths: Tensor, size: int) -> Tensor:

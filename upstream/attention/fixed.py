@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from saat.upstream.attention.base import Attention, key_mask
 from saat.upstream.config import TransformerConfig
-from torch import Tensor, nn
 
 
 class Shared(NamedTuple):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from saat.upstream.attention.base import key_mask
-from saat.upstream.attention.softmax import SharedQK
-from saat.upstream.config import TransformerConfig
 from torch import Tensor
 
 from saat.errors import SaatError
+from saat.upstream.attention.base import key_mask
+from saat.upstream.attention.softmax import SharedQK
+from saat.upstream.config import TransformerConfig
 
 DTYPES = {
     "float16": torch.float16,

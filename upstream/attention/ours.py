@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from saat.upstream.attention.fixed import FixedWeights
-from saat.upstream.attention.patterns import authors_logits, head_patterns
 from torch import Tensor
 
 from saat.errors import SaatError
+from saat.upstream.attention.fixed import FixedWeights
+from saat.upstream.attention.patterns import authors_logits, head_patterns
 
 
 @dataclass(frozen=True)

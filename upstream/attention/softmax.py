@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from saat.upstream.attention.base import Attention, padding_mask
 from saat.upstream.config import TransformerConfig
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from saat.upstream.attention.softmax import SharedQK
 from saat.upstream.config import TransformerConfig
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from saat.upstream.attention.base import Attention, padding_mask
-from saat.upstream.config import TransformerConfig
 from torch import Tensor, nn
 
 from saat.errors import SaatError
+from saat.upstream.attention.base import Attention, padding_mask
+from saat.upstream.config import TransformerConfig
 
 
 @dataclass(frozen=True)

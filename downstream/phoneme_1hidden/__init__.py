@@ -1,0 +1,1 @@
+"""Which phoneme a token is centred on: one hidden layer."""

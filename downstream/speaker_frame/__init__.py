@@ -1,0 +1,1 @@
+"""Who speaks, from every token alone: one linear layer."""

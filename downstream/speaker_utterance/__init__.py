@@ -1,0 +1,1 @@
+"""Who speaks, from the mean of an utterance's tokens: one linear layer."""

@@ -1,0 +1,49 @@
+"""The optimizer and its schedule (SPEC section 3)."""
+
+import torch
+from torch import nn
+
+from saat.pretrain.recipe import OptimizerConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """LAMB or AdamW, without weight decay on biases, norms and R.
+
+    LAMB (You et al., 2019, version 3, without bias correction, as S3PRL's) has the decay inside the trust ratio.
+    """
+    groups = [{**group, **options} for group, options in zip(_groups(model), _options(config), strict=True)]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups)
+    from pytorch_optimizer import Lamb
+
+    # Without adam_debias the package divides the rate by 1 - beta1^t: ten times too much at the first step.
+    return Lamb(groups, weight_decouple=False, adam_debias=True)
+
+
+def set_options(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr: float) -> None:
+    """What the config says, whatever was loaded from a checkpoint: lets `-o` win on resume."""
+    for group, options in zip(optimizer.param_groups, _options(config), strict=True):
+        group.update(options, lr=lr)
+
+
+def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """The rate of a step, 1 to total_steps: up to lr over the warm-up, then down towards zero, which the step after
+    the last one would have. No step has rate zero."""
+    warmup = int(config.warmup_proportion * total_steps)
+    if step <= warmup:
+        return config.lr * step / warmup
+    return config.lr * max(0, total_steps + 1 - step) / (total_steps - warmup)
+
+
+def _groups(model: nn.Module) -> list[dict]:
+    decayed, others = [], []
+    for name, parameter in model.named_parameters():
+        own_name = name.rpartition(".")[2]
+        plain = parameter.dim() < 2 or own_name == "R" or "bias" in own_name
+        (others if plain else decayed).append(parameter)
+    return [{"params": decayed}, {"params": others}]
+
+
+def _options(config: OptimizerConfig) -> list[dict]:
+    shared = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
+    return [{**shared, "weight_decay": config.weight_decay}, {**shared, "weight_decay": 0.0}]

@@ -1,0 +1,185 @@
+"""Recipes: how a model is pre-trained. Typed, validated, with S3PRL's keys; `-o` overrides in S3PRL's syntax."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saat import configs
+from saat.errors import SaatError, did_you_mean
+from saat.upstream.config import read_yaml, typed
+
+DEFAULT = "mini"
+OPTIMIZERS = ("lamb", "adamw")
+ARGUMENTS = ("seed", "device", "expname", "expdir")  # what `-o args.…` may set
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """The loop. A step is one update of the weights."""
+
+    total_steps: int = 500000
+    n_epochs: int = -1  # where positive: as many steps as that takes, whatever total_steps says
+    gradient_clipping: float = 5.0  # norm of the whole gradient
+    gradient_accumulate_steps: int = 1  # batches in a step
+    log_step: int = 1000  # TensorBoard: loss, learning rate, gradient norm, spectrograms
+    save_step: int = 10000
+    max_keep: int = 5  # checkpoints; older ones are removed
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The learning rate rises linearly for the first part of the steps, then falls linearly to zero."""
+
+    name: str = "lamb"
+    lr: float = 5.0e-5
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1.0e-6
+    weight_decay: float = 0.01  # not on biases, norms and R
+    warmup_proportion: float = 0.07
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The corpus and how it is read."""
+
+    corpus: list[str] = field(default_factory=list)  # folders of audio, looked through at any depth
+    splits: str | None = None  # a list of utterance ids, or a folder with train_split.txt: only these are used
+    demo_corpus: bool = False  # without a corpus: the embedded one, made where it is absent
+    train_batch_size: int = 50  # crops in a batch
+    num_workers: int = 2  # processes that decode audio
+    strict: bool = False  # an unusable file ends the run instead of being skipped
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """S3PRL's section for what the pre-training expert gets."""
+
+    datarc: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe file; in a checkpoint, `Config`."""
+
+    runner: RunnerConfig = field(default_factory=RunnerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    pretrain_expert: ExpertConfig = field(default_factory=ExpertConfig)
+    model: dict[str, Any] = field(default_factory=dict)  # overrides of the model config
+
+    def to_dict(self) -> dict:
+        """Plain containers, for YAML and for checkpoints."""
+        return asdict(self)
+
+    @property
+    def datarc(self) -> DataConfig:
+        return self.pretrain_expert.datarc
+
+    def with_datarc(self, **values: Any) -> "Recipe":
+        """The recipe with other values in `pretrain_expert.datarc`."""
+        return replace(self, pretrain_expert=ExpertConfig(replace(self.datarc, **values)))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of `-c`: a packaged recipe's name, or a path. Errors: SaatError names the nearest recipe."""
+    path = Path(name).expanduser()
+    if name not in configs.names("pretrain") and (path.suffix in (".yaml", ".yml") or path.is_file()):
+        return path
+    return configs.find("pretrain", name)
+
+
+def load_recipe(source: str | dict, where: str = "") -> Recipe:
+    """A recipe from `-c`, or from the `Config` of a checkpoint.
+
+    Errors: SaatError for an unknown recipe or key (the nearest is named), or a value of the wrong type or range.
+    """
+    if isinstance(source, dict):
+        return merged(Recipe(), source, where)
+    path = recipe_file(source)
+    return merged(Recipe(), read_yaml(path), str(path))
+
+
+def merged(recipe: Recipe, values: dict, where: str) -> Recipe:
+    """`recipe` with `values` in their place."""
+    expert = values.get("pretrain_expert")
+    if isinstance(expert, dict) and isinstance(expert.get("datarc"), dict):
+        values = {**values, "pretrain_expert": {**expert, "datarc": _corpus_as_list(expert["datarc"])}}
+    recipe = typed(recipe, values, where)
+    # Absolute, so that a run can be resumed from another directory.
+    recipe = recipe.with_datarc(corpus=[str(Path(folder).expanduser().resolve()) for folder in recipe.datarc.corpus])
+    if recipe.datarc.splits:
+        recipe = recipe.with_datarc(splits=str(Path(recipe.datarc.splits).expanduser().resolve()))
+    _check(recipe, where)
+    return recipe
+
+
+def data_config(values: dict, where: str) -> DataConfig:
+    """A section `datarc` by itself, as S3PRL hands it to an expert. Errors: as `load_recipe`."""
+    datarc = typed(DataConfig(), _corpus_as_list(values), where)
+    _check_data(datarc, where)
+    return datarc
+
+
+def _corpus_as_list(datarc: dict) -> dict:
+    """A single corpus folder need not be a list."""
+    return {**datarc, "corpus": [datarc["corpus"]]} if isinstance(datarc.get("corpus"), str) else datarc
+
+
+def parse_overrides(text: str | None) -> tuple[dict, dict]:
+    """S3PRL's `-o`: "config.optimizer.lr=1e-3,,args.seed=3" to nested (config, args); values are YAML, never code.
+
+    Errors: SaatError for what is not KEY=VALUE, or an unknown start or argument.
+    """
+    config: dict = {}
+    args: dict = {}
+    if text is None or text.strip().lower() in ("", "none"):
+        return config, args
+    for option in filter(None, (part.strip() for part in text.split(",,"))):
+        key, equals, value = option.partition("=")
+        first, *rest = key.strip().split(".")
+        if not equals or not rest or not all(rest):
+            raise SaatError(f"-o '{option}': expected config.SECTION.KEY=VALUE or args.NAME=VALUE, joined by ',,'")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SaatError(f"-o '{option}': '{value}' is not a YAML value: {error}") from error
+        if first == "args":
+            name = ".".join(rest)
+            if name not in ARGUMENTS:
+                raise SaatError(f"-o '{option}': unknown argument '{name}': {did_you_mean(name, ARGUMENTS)}")
+            args[name] = parsed
+        elif first == "config":
+            section = config
+            for name in rest[:-1]:
+                section = section.setdefault(name, {})
+                if not isinstance(section, dict):
+                    raise SaatError(f"-o '{option}': {name} was given a value before, it has no keys")
+            section[rest[-1]] = parsed
+        else:
+            raise SaatError(f"-o '{option}': unknown '{first}': {did_you_mean(first, ('config', 'args'))}")
+    return config, args
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    runner, optimizer = recipe.runner, recipe.optimizer
+    if optimizer.name not in OPTIMIZERS:
+        raise SaatError(f"{where}: unknown optimizer '{optimizer.name}': {did_you_mean(optimizer.name, OPTIMIZERS)}")
+    for name in ("gradient_accumulate_steps", "log_step", "save_step", "max_keep", "total_steps"):
+        if getattr(runner, name) < 1 and not (name == "total_steps" and runner.n_epochs > 0):
+            raise SaatError(f"{where}: runner.{name} must be at least 1, not {getattr(runner, name)}")
+    for name, value in (("runner.gradient_clipping", runner.gradient_clipping), ("optimizer.lr", optimizer.lr)):
+        if not value > 0:
+            raise SaatError(f"{where}: {name} must be positive, not {value}")
+    if not 0 <= optimizer.warmup_proportion < 1:
+        raise SaatError(f"{where}: optimizer.warmup_proportion must lie in [0, 1), not {optimizer.warmup_proportion}")
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise SaatError(f"{where}: optimizer.betas must be two numbers in [0, 1), not {optimizer.betas}")
+    _check_data(recipe.datarc, where)
+
+
+def _check_data(datarc: DataConfig, where: str) -> None:
+    if datarc.train_batch_size < 1:
+        raise SaatError(f"{where}: datarc.train_batch_size must be at least 1, not {datarc.train_batch_size}")
+    if datarc.num_workers < 0:
+        raise SaatError(f"{where}: datarc.num_workers must be 0 or more, not {datarc.num_workers}")
