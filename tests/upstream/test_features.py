@@ -24,7 +24,7 @@ def s3prl_features(wav: torch.Tensor, delta: int, feat_type: str = "mel") -> tor
     """(frames, dims) as S3PRL computes them for one utterance."""
     wav = wav * (10 ** (-25 / 20)) / (wav.square().mean().sqrt() + 1e-10)
     feat = {"feat_type": feat_type, "channel": 0, "log": True, "delta": delta, "cmvn": True}
-    preprocessor = OnlinePreprocessor(n_mels=80, feat_list=[feat])
+    preprocessor = OnlinePreprocessor(n_mels=80, feat_list=[feat]).to(wav.dtype)
     return preprocessor(wav[None, None], wavs_len=[len(wav)])[0][0]
 
 
@@ -40,11 +40,15 @@ def test_equal_to_s3prl(samples, delta):
 
 
 def test_equal_to_s3prl_on_real_speech(librispeech_small):
-    path = sorted((librispeech_small / "train-clean-5").rglob("*.flac"))[7]
-    wav = read_audio(path)
-    ours, lengths = Features(AudioConfig(stack=1))([wav])
-    theirs = s3prl_features(wav, 1)
-    torch.testing.assert_close(ours[0], theirs[: int(lengths[0])], atol=1e-4, rtol=0)
+    """In float64 to 1e-6. In float32 each rounds the logarithm of the faintest bands by up to 5e-4, so 1e-4 can hold
+    there only for nearly all values."""
+    for path in sorted((librispeech_small / "train-clean-5").rglob("*.flac"))[::100]:
+        for dtype, tolerance, share in ((torch.float64, 1e-6, 1.0), (torch.float32, 1e-4, 0.9999)):
+            wav = read_audio(path).to(dtype)
+            ours, lengths = Features(AudioConfig(stack=1)).to(dtype)([wav])
+            theirs = s3prl_features(wav, 1)[: int(lengths[0])]
+            close = (ours[0] - theirs).abs() <= tolerance
+            assert close.double().mean() >= share
 
 
 def test_linear_spectrogram_equal_to_s3prl():
