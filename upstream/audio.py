@@ -19,7 +19,7 @@ class AudioError(SaatError):
 
 
 def find_audio(folder: str | Path) -> list[Path]:
-    """Every audio file below a folder, sorted by path; links to folders are followed.
+    """Every audio file below a folder, sorted by path.
 
     Errors: SaatError when the folder is missing or holds no audio.
     """

@@ -16,7 +16,7 @@ from saat.demo.corpus import make_corpus
 PRETRAINED = ("saat_qk", "saat_ours")
 ROWS = ("saat_mel", "saat_qk", "saat_ours", "saat_ours_untrained")
 PROBES = ("speaker_utterance", "speaker_frame", "phoneme_1hidden", "phoneme_2hidden")
-STEPS = {"speaker_utterance": 600, "speaker_frame": 300, "phoneme_1hidden": 300, "phoneme_2hidden": 300}
+STEPS = {"speaker_utterance": 1500, "speaker_frame": 300, "phoneme_1hidden": 300, "phoneme_2hidden": 300}
 SEED = 1337
 
 
