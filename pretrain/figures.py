@@ -73,8 +73,8 @@ def reconstruction_figure(checkpoint_file: str | Path, wav: str | Path | Tensor,
     plain = float(true[chosen].abs().mean())
     titles = (
         f"Input, {share:.0%} of the tokens masked (white)",
-        f"Reconstruction by {config.upstream}; mean absolute error at the masked tokens (red) {error:.2f}, "
-        f"of the average spectrum {plain:.2f}",
+        f"Reconstruction by {config.upstream}\n"
+        f"mean absolute error at the masked tokens (red): {error:.2f}; of predicting the average spectrum: {plain:.2f}",
         "Truth",
     )
     low, high = torch.quantile(true.flatten(), torch.tensor([0.01, 0.99])).tolist()
