@@ -288,7 +288,7 @@ def test_script_works_from_anywhere(recipe, corpus, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.splitlines()[-1])
