@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 import saat
 
@@ -95,24 +96,27 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--corpus", help="folder of audio; noise without")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="S3PRL's must be one of them")
     p.add_argument("--only", choices=SUBJECTS, help="this one alone, for its memory")
     options = p.parse_args()
     saat.register()
     torch.set_num_threads(options.threads)
     wavs = waveforms(options.utterances, options.seconds, options.corpus)
     frames = round(100 * options.seconds) + 1  # S3PRL has one frame more than we
-    names = (options.only,) if options.only else SUBJECTS
+    names = (options.only,) if options.only else tuple(options.subjects)
     subjects = {name: subject(name, frames) for name in names}
     seconds = dict.fromkeys(names, 0.0)
     batches = [wavs[i : i + options.batch] for i in range(0, len(wavs), options.batch)]
     with torch.no_grad():
         for model in subjects.values():  # warm-up
             model(batches[0])
-        for batch in batches:
+        bar = tqdm(batches, unit="batch", disable=bool(options.only))
+        for batch in bar:
             for name, model in subjects.items():
                 start = time.perf_counter()
                 model(batch)
                 seconds[name] += time.perf_counter() - start
+            bar.set_postfix({name: f"{spent:.0f}s" for name, spent in seconds.items()})
     if options.only:
         print(json.dumps({"peak_bytes": peak_memory()}))
         return
