@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from saat.cache import cache_folder
 from saat.errors import SaatError
 from saat.upstream.audio import AudioError, audio_length, find_audio
 from saat.upstream.config import SAMPLE_RATE
@@ -150,15 +151,6 @@ def _lengths(root: Path, files: dict[Path, str], present: set[str]) -> tuple[dic
         if fresh:
             _write_cache(cache_file, {name: entry for name, entry in (cache | fresh).items() if name in present})
     return lengths, broken
-
-
-def cache_folder() -> Path:
-    """$SAAT_CACHE, or the user's cache folder."""
-    if os.environ.get("SAAT_CACHE"):
-        return Path(os.environ["SAAT_CACHE"])
-    from platformdirs import user_cache_path
-
-    return user_cache_path("saat")
 
 
 def _read_cache(path: Path) -> dict[str, list[int]]:

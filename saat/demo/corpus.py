@@ -7,7 +7,6 @@ that everything that reads LibriSpeech reads it. The labels come from the synthe
 import contextlib
 import json
 import math
-import os
 import re
 import shutil
 import uuid
@@ -20,6 +19,7 @@ import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from saat.cache import cache_folder
 from saat.demo.espeak import ARPABET, DemoError, Espeak, Speech, arpabet
 from saat.demo.sentences import make_sentences
 
@@ -84,11 +84,7 @@ complete.json: these numbers; recipe {recipe}.
 
 def default_root() -> Path:
     """Where the corpus lies unless told: in $SAAT_CACHE if that is set, else in the user's cache folder."""
-    if os.environ.get("SAAT_CACHE"):
-        return Path(os.environ["SAAT_CACHE"]) / RECIPE
-    from platformdirs import user_cache_path
-
-    return user_cache_path("saat") / RECIPE
+    return cache_folder() / RECIPE
 
 
 def make_corpus(root: Path | None = None, progress: bool = True) -> Path:
