@@ -93,6 +93,7 @@ class FixedWeights(Attention):
         smallest = lowest.masked_fill(torch.ones_like(lowest).triu(0) == 0, math.inf).amin(0)
         return Shared(exp, sums, smallest.tolist())
 
+    @torch.compiler.disable  # its lists and cache are for Python; torch 2.8 compiles them wrongly
     def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Batch:
         shared = self.shared()
         columns = (lengths - 1).to(like.device)

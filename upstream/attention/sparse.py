@@ -98,7 +98,8 @@ class Sparse(SharedQK):
 def in_groups(x: Tensor, size: int) -> Tensor:
     """(…, n, d) to (…, ceil(n / size), size, d), the last group filled up with zeros."""
     n = x.shape[-2]
-    return F.pad(x, (0, 0, 0, -n % size)).unflatten(-2, (-1, size))
+    x = F.pad(x, (0, 0, 0, -n % size)) if n % size else x.contiguous()
+    return x.unflatten(-2, (-1, size))
 
 
 def group_mask(n: int, size: int, device: torch.device) -> Tensor | None:
