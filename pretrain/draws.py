@@ -1,7 +1,8 @@
 """Random numbers as a function of (seed, purpose, number, position): no state, no order, the same on every device.
 
-Crops, masks, the order of the data and dropout all come from here, so that what the model sees at a step depends
-on the seed and the step alone: not on the number of workers, nor on where a run was stopped and resumed.
+Crops, masks, the order of the data, dropout and the vectors that hash all come from here, so that what the model sees
+at a step depends on the seed and the step alone: not on the number of workers, nor on where a run was stopped and
+resumed.
 
 The function is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), chained over the words of the key.
 """
@@ -9,7 +10,7 @@ The function is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), chain
 from torch import Tensor
 
 # Purposes. Each is a stream of its own.
-ORDER, GROUPS, CROP, CHOOSE, TREAT, REPLACE, DROPOUT = range(1, 8)
+ORDER, GROUPS, CROP, CHOOSE, TREAT, REPLACE, DROPOUT, HASH = range(1, 9)
 
 BITS = 53  # of each number: they are integers in [0, 2^53), exact in float64
 _MASK = (1 << 64) - 1

@@ -39,7 +39,9 @@ class MaskedAcousticModel(nn.Module):
         self.Transformer = AudioAlbert(config)
         self.SpecHead = SpecHead(config.transformer, target_dim(config))
 
-    def forward(self, masked: Tensor, lengths: Tensor, chosen: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, masked: Tensor, lengths: Tensor, chosen: Tensor, target: Tensor, seeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The sum of absolute errors over every element of the chosen tokens.
 
         A sum, so that the caller can divide by the number of such elements in a batch that is computed in parts. The
@@ -50,11 +52,12 @@ class MaskedAcousticModel(nn.Module):
             lengths: (B,), tokens, on the CPU.
             chosen: (B, T), bool, the tokens to reconstruct.
             target: (B, T, target_dim).
+            seeds: (B,), as the encoder's.
 
         Returns:
             The sum, a scalar; the last hidden state (B, T, H).
         """
-        hidden = self.Transformer(masked, lengths)[-1]
+        hidden = self.Transformer(masked, lengths, seeds)[-1]
         predicted = self.SpecHead(hidden[chosen])  # (chosen tokens, target_dim): the others are never needed
         return (predicted - target[chosen]).abs().sum(), hidden
 

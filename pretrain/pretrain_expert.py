@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from saat.errors import SaatError
 from saat.pretrain import data as crops
+from saat.pretrain.draws import HASH, draws
 from saat.pretrain.manifest import load_corpus
 from saat.pretrain.masking import mask_tokens, num_chosen
 from saat.pretrain.model import MaskedAcousticModel, frames, target_bands, target_dim
@@ -116,7 +117,8 @@ class UpstreamPretrainExpert(nn.Module):
             features, lengths = self.features(wavs)
             target = features if self.target is None else self.target(wavs)[0]
             masked, chosen = mask_tokens(features, lengths, data.numbers, self.seed, self.config.task)
-        errors, hidden = self.model(masked, lengths, chosen, target)
+        seeds = draws(self.seed, HASH, data.numbers, torch.zeros(1, dtype=torch.int64))[:, 0]
+        errors, hidden = self.model(masked, lengths, chosen, target, seeds)
         if global_step % log_step == 0:
             self._record(records, masked[0], hidden[0], target[0], int(lengths[0]))
         return errors / (self.masked_elements(data) if elements is None else elements), records

@@ -82,12 +82,13 @@ class AudioAlbert(nn.Module):
         self.num_layers = transformer.num_hidden_layers
         self.apply(lambda module: initialise(module, transformer.initializer_range))
 
-    def forward(self, features: Tensor, lengths: Tensor) -> list[Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
         """Hidden states: the input representation, then each layer's output.
 
         Args:
             features: (B, T, D).
             lengths: (B,), true token counts, int64 on the CPU, each in [1, T].
+            seeds: (B,), of what attention draws at random for an utterance in training (LSH alone does).
 
         Returns:
             num_layers + 1 tensors (B, T, H), zero beyond each utterance's end.
@@ -95,13 +96,13 @@ class AudioAlbert(nn.Module):
         limit = self.layer.attention.max_length
         if limit is not None and int(lengths.max()) > limit:
             return Windows(lengths, limit).blend(features, self._encode)
-        return self._encode(features, lengths)
+        return self._encode(features, lengths, seeds)
 
-    def _encode(self, features: Tensor, lengths: Tensor) -> list[Tensor]:
+    def _encode(self, features: Tensor, lengths: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
         """`forward` for utterances that fit the attention."""
         hidden = self.input(features)
         states = [hidden]
-        prepared = self.layer.attention.prepare(lengths, hidden.shape[1], hidden)
+        prepared = self.layer.attention.prepare(lengths, hidden.shape[1], hidden, seeds)
         for _ in range(self.num_layers):
             hidden = self.layer(hidden, lengths, prepared)
             states.append(hidden)

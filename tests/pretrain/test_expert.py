@@ -47,7 +47,7 @@ def test_loss_is_the_mean_error_over_masked_elements_whatever_the_padding(corpus
     assert math.isclose(float(expert(wider, global_step=1)[0]), float(loss), rel_tol=1e-12)
 
 
-@pytest.mark.parametrize("upstream", ["saat_ours", "saat_qk"])
+@pytest.mark.parametrize("upstream", ["saat_ours", "saat_qk", "saat_xbox"])
 def test_accumulation_changes_nothing(corpus, tmp_path, upstream):
     found = []
     for size, parts in ((8, 1), (4, 2), (2, 4)):

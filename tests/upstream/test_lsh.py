@@ -24,6 +24,11 @@ def lsh(name: str, dtype=torch.float64, heads: int = 3, **config) -> LSH:
     return module.to(dtype).eval()
 
 
+def vectors_of(module: LSH, size: int) -> Tensor:
+    """(1, A, size, n_hashes, D + extra), as in eval."""
+    return module.prepare(torch.tensor([size]), size, module.vectors)
+
+
 def queries(B: int = 2, T: int = 60, heads: int = 3, dtype=torch.float64, seed: int = 5) -> Tensor:
     return torch.randn(B, heads, T, D, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
@@ -86,8 +91,8 @@ def test_cosine_is_monotone_in_the_dot_product_except_for_simple_lsh(name):
 def test_xbox_and_qnf_pick_the_same_keys_up_to_rounding_ties(n_hashes):
     x, lengths = queries(), torch.tensor([60, 45])
     one, other = lsh("saat_xbox", n_hashes=n_hashes), lsh("saat_qnf_xbox", n_hashes=n_hashes)
-    vectors = one.draw_vectors(60)
-    assert torch.equal(vectors, other.draw_vectors(60))
+    vectors = vectors_of(one, 60)
+    assert torch.equal(vectors, vectors_of(other, 60))
     picked = [m.select_keys(x, lengths, vectors)[0].sort(-1).values for m in (one, other)]
     assert torch.equal(*picked)
 
@@ -109,12 +114,12 @@ def brute_force(module: LSH, x: Tensor, n: int, vectors: Tensor) -> Tensor:
 def test_selected_keys_equal_brute_force_where_scores_are_apart(name, n_hashes):
     module = lsh(name, dtype=torch.float32, n_hashes=n_hashes, num_keys=5)
     x, lengths = queries(2, 24, dtype=torch.float32), torch.tensor([24, 17])
-    vectors = module.draw_vectors(24)
+    vectors = vectors_of(module, 24)
     indices, chosen = module.select_keys(x, lengths, vectors)
     compared = 0
     for b, n in enumerate(lengths.tolist()):
         for head in range(3):
-            products = brute_force(module, x[b, head], n, vectors[head])
+            products = brute_force(module, x[b, head], n, vectors[0, head])
             top = products.sort(-1, descending=True)
             for i in range(n):
                 assert int(chosen[b, head, i].sum()) == min(5, n)
@@ -139,7 +144,7 @@ def test_a_row_selects_exactly_min_k_n_keys(name, n):
 def test_no_gradient_through_hashing(name):
     module = lsh(name)
     x = queries().requires_grad_()
-    assert not module.hash_products(x, torch.tensor([60, 60]), module.draw_vectors(60)).requires_grad
+    assert not module.hash_products(x, torch.tensor([60, 60]), vectors_of(module, 60)).requires_grad
     hidden = torch.randn(1, 50, 24, dtype=torch.float64)
     module.query.zero_grad()
     module(hidden, torch.tensor([50])).sum().backward()
@@ -149,9 +154,23 @@ def test_no_gradient_through_hashing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_fresh_vectors_in_training_seeded_ones_in_eval(name):
     module = lsh(name)
-    assert torch.equal(module.draw_vectors(700)[:, 500:], module.draw_vectors(200))
+    assert torch.equal(vectors_of(module, 700)[:, :, 500:], vectors_of(module, 200))
     module.train()
-    assert not torch.equal(module.draw_vectors(9), module.draw_vectors(9))
+    assert not torch.equal(vectors_of(module, 9), vectors_of(module, 9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vectors_in_training_are_a_function_of_the_utterances_seed_and_length(name):
+    """Not of its neighbours, nor of what it is padded to; so a batch may be cut and spread over processes."""
+    module = lsh(name).train()
+    x = queries(3, 60).transpose(1, 2).flatten(2)  # (3, 60, H)
+    lengths, seeds = torch.tensor([60, 41, 41]), torch.tensor([7, 8, 9])
+    together = module.prepare(lengths, 60, x, seeds)
+    alone = module.prepare(lengths[1:2], 41, x, seeds[1:2])
+    assert torch.equal(together[1:2, :, :41], alone) and not together[1, :, 41:].any()
+    assert not torch.equal(together[1], together[2])
+    assert abs(float(together[0].mean())) < 0.1 and abs(float(together[0].std()) - 1) < 0.1
+    torch.testing.assert_close(module(x, lengths, together)[1:2, :41], module(x[1:2, :41], lengths[1:2], alone))
 
 
 def test_deterministic_across_processes():
@@ -181,7 +200,7 @@ def test_float32_alone_equals_in_a_batch_where_no_near_tie_is_involved(name):
     with torch.no_grad():
         together, alone = module(hidden, lengths), module(hidden[1:, :41], lengths[1:])
         q = module.split(module.query(hidden))
-        top = module.hash_products(q, lengths, module.draw_vectors(60))[1, :, :41, :41].topk(33, dim=-1).values
+        top = module.hash_products(q, lengths, vectors_of(module, 60))[1, :, :41, :41].topk(33, dim=-1).values
         apart = top[..., 31] - top[..., 32] > 1e-5 * top.abs().amax(-1)  # (A, 41)
     same = (together[1, :41] - alone[0]).unflatten(-1, (3, D)).abs().amax(-1).T <= 1e-5
     assert apart.float().mean() > 0.9 and bool(same[apart].all())
@@ -193,7 +212,7 @@ def test_more_hashes_recall_more_of_the_true_top_keys():
     recalls = []
     for n_hashes in (1, 4, 16, 64):
         module = lsh("saat_xbox", n_hashes=n_hashes)
-        found, _ = module.select_keys(x, lengths, module.draw_vectors(200))
+        found, _ = module.select_keys(x, lengths, vectors_of(module, 200))
         recalls.append((found[..., :, None] == true[..., None, :]).any(-1).float().mean().item())
     assert recalls == sorted(recalls) and recalls[0] < 0.35 < recalls[-1]
     assert 32 / 200 < recalls[0]  # hardly better than chance
@@ -202,5 +221,5 @@ def test_more_hashes_recall_more_of_the_true_top_keys():
 def test_float16_hashing_is_an_option():
     module = lsh("saat_xbox", dtype=torch.float32, hash_dtype="float16")
     x = queries(dtype=torch.float32)
-    products = module.hash_products(x, torch.tensor([60, 60]), module.draw_vectors(60))
+    products = module.hash_products(x, torch.tensor([60, 60]), vectors_of(module, 60))
     assert products.dtype == torch.float16 and products.isfinite().all()

@@ -40,8 +40,14 @@ class Attention(nn.Module):
         """(B, T, H) to (B, A, T, d)."""
         return x.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
 
-    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Any:
-        """What all layers share in one pass of the encoder: masks, normalised weights. `like` gives the device."""
+    def prepare(self, lengths: Tensor, size: int, like: Tensor, seeds: Tensor | None = None) -> Any:
+        """What all layers share in one pass of the encoder: masks, normalised weights, random vectors.
+
+        Args:
+            lengths: (B,), tokens; size: T; like: gives the device.
+            seeds: (B,), int64 on the CPU: what is random about an utterance in training is a function of its seed.
+                Without them it comes from torch's own generator.
+        """
         return None
 
     def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:

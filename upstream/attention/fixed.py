@@ -94,7 +94,7 @@ class FixedWeights(Attention):
         return Shared(exp, sums, smallest.tolist())
 
     @torch.compiler.disable  # its lists and cache are for Python; torch 2.8 compiles them wrongly
-    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Batch:
+    def prepare(self, lengths: Tensor, size: int, like: Tensor, seeds: Tensor | None = None) -> Batch:
         shared = self.shared()
         columns = (lengths - 1).to(like.device)
         sums = shared.sums[:, :size].index_select(-1, columns)  # (A, T, B)

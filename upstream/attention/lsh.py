@@ -52,8 +52,8 @@ class SignALSHConfig(LSHConfig):
 class LSH(SharedQK):
     """Shared-QK attention to the keys that hashing selects.
 
-    In training the random vectors are drawn afresh each forward, one set for the batch; in eval they are a buffer,
-    so that a frozen feature extractor is deterministic.
+    In training every utterance has random vectors of its own, drawn afresh for each pass of the encoder; in eval they
+    are a buffer, so that a frozen feature extractor is deterministic. The layers of a pass share them.
     """
 
     extra = 0  # coordinates that P and Q append
@@ -78,18 +78,29 @@ class LSH(SharedQK):
         """
         raise NotImplementedError
 
-    def draw_vectors(self, size: int) -> Tensor:
-        """(A, size, n_hashes, d + extra): the random vectors a_i of this forward."""
+    def prepare(self, lengths: Tensor, size: int, like: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """The random vectors a_i of this pass: (B in training, 1 in eval, A, size, n_hashes, d + extra)."""
         if self.training:
-            shape = (self.num_heads, size, *self.vectors.shape[2:])
-            return torch.randn(shape, device=self.vectors.device, dtype=self.vectors.dtype)
-        return self.vectors[:, torch.arange(size, device=self.vectors.device) % self.vectors.shape[1]]
+            return self._drawn(lengths, size, seeds)
+        return self.vectors[None, :, torch.arange(size, device=self.vectors.device) % self.vectors.shape[1]]
+
+    @torch.compiler.disable  # generators are for Python
+    def _drawn(self, lengths: Tensor, size: int, seeds: Tensor | None) -> Tensor:
+        if seeds is None:
+            seeds = torch.randint(2**53, (len(lengths),))
+        out = self.vectors.new_zeros(len(lengths), self.num_heads, size, *self.vectors.shape[2:])
+        generator = torch.Generator(out.device)
+        for row, n, seed in zip(out, lengths.tolist(), seeds.tolist(), strict=True):
+            # As many as the utterance has tokens: whatever it is padded to, it gets the same.
+            generator.manual_seed(seed)
+            row[:, :n] = torch.randn(row[:, :n].shape, generator=generator, device=out.device, dtype=out.dtype)
+        return out
 
     @torch.no_grad()
     def hash_products(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """sum over hashes of (a_i . Q(q_i)) (a_i . P(k_j)): (B, A, T, T), -inf at padded keys.
 
-        q (B, A, T, d); lengths (B,); vectors (A, T, n_hashes, d + extra).
+        q (B, A, T, d); lengths (B,); vectors (1 or B, A, T, n_hashes, d + extra).
         """
         dtype = DTYPES[self.config.hash_dtype]
         if q.dtype in (torch.float32, torch.float64):
@@ -101,38 +112,40 @@ class LSH(SharedQK):
             largest = norm.amax(-1)[..., None, None].clamp_min(torch.finfo(dtype).tiny)  # (B, A, 1, 1)
             keys, queries = self.transform(x, largest)
             # (a . Q)(a . P) = ((a . Q) a) . P, so any number of hashes is one product a head.
-            coefficient = torch.einsum("bate,athe->bath", queries, a)
-            direction = torch.einsum("bath,athe->bate", coefficient, a)
+            coefficient = torch.einsum("bate,bathe->bath", queries, a)
+            direction = torch.einsum("bath,bathe->bate", coefficient, a)
             products = direction @ keys.transpose(-1, -2)
         return products.masked_fill_(~real[:, :, None, :], float("-inf"))
 
     def select_keys(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The keys each query sees.
 
-        Args: q (B, A, T, d); lengths (B,); vectors (A, T, n_hashes, d + extra).
+        Args: q (B, A, T, d); lengths (B,); vectors (1 or B, A, T, n_hashes, d + extra).
         Returns: indices (B, A, T, min(k, T)), and whether each is one of the min(k, n) keys (bool): padding is not.
         """
         products = self.hash_products(q, lengths, vectors)
         top = products.topk(min(self.config.num_keys, q.shape[2]), dim=-1, sorted=False)
         return top.indices, top.values > float("-inf")
 
-    def selected_mask(self, q: Tensor, lengths: Tensor) -> Tensor:
+    def selected_mask(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """(B, A, T, T) of the dtype of q: 0 at the keys a query sees, -inf elsewhere."""
         with torch.no_grad():
-            indices, chosen = self.select_keys(q, lengths, self.draw_vectors(q.shape[2]))
+            indices, chosen = self.select_keys(q, lengths, vectors)
             hidden = torch.full_like(q[..., :1], float("-inf")).expand(*q.shape[:3], q.shape[2]).contiguous()
             shown = torch.zeros_like(indices, dtype=q.dtype).masked_fill_(~chosen, float("-inf"))
             return hidden.scatter_(-1, indices, shown)
 
     def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         q, k = self.queries_and_keys(hidden)
-        return self.masked_softmax(self.scores(q, k), lengths, self.selected_mask(q, lengths) == 0)
+        selected = self.selected_mask(q, lengths, self.prepare(lengths, hidden.shape[1], hidden)) == 0
+        return self.masked_softmax(self.scores(q, k), lengths, selected)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, prepared: object = None) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor, prepared: Tensor | None = None) -> Tensor:
+        vectors = self.prepare(lengths, hidden.shape[1], hidden) if prepared is None else prepared
         q, k = self.queries_and_keys(hidden)
         v = self.split(self.value(hidden))
         dropout = self.dropout if self.training else 0.0
-        mask = self.selected_mask(q, lengths)
+        mask = self.selected_mask(q, lengths, vectors)
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return context.transpose(1, 2).flatten(2)
 

@@ -41,7 +41,7 @@ class SharedQK(Attention):
 class Q(SharedQK):
     """softmax(q q^T / sqrt d)."""
 
-    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Tensor | None:
+    def prepare(self, lengths: Tensor, size: int, like: Tensor, seeds: Tensor | None = None) -> Tensor | None:
         return padding_mask(lengths, size, like.device)
 
     def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class SynthesizerDense(Attention):
         self.squeeze = nn.Linear(transformer.hidden_size, config.bottleneck)
         self.expand = nn.Linear(config.bottleneck, transformer.max_length)
 
-    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Tensor | None:
+    def prepare(self, lengths: Tensor, size: int, like: Tensor, seeds: Tensor | None = None) -> Tensor | None:
         return padding_mask(lengths, size, like.device)
 
     def scores(self, hidden: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class SynthesizerMultiDense(Attention):
         self.expand = nn.Parameter(torch.randn(maps, transformer.max_length, config.bottleneck) * std)
         self.expand_bias = nn.Parameter(torch.zeros(maps, transformer.max_length))
 
-    def prepare(self, lengths: Tensor, size: int, like: Tensor) -> Tensor | None:
+    def prepare(self, lengths: Tensor, size: int, like: Tensor, seeds: Tensor | None = None) -> Tensor | None:
         return padding_mask(lengths, size, like.device)
 
     def squeezed(self, hidden: Tensor) -> Tensor:
