@@ -1,36 +1,21 @@
 """The command `run_pretrain.py`: S3PRL's flags and meanings."""
 
 import argparse
+import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from saat import configs
 from saat.errors import SaatError
 from saat.pretrain import experiment
-from saat.pretrain.device import choose_device
-from saat.pretrain.loop import Interrupted, Trainer
+from saat.pretrain.distributed import World, join
+from saat.pretrain.loop import Trainer
+from saat.pretrain.plan import SEED, Plan, make_plan
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
-from saat.pretrain.recipe import DEFAULT, Recipe, load_recipe, merged, parse_overrides, recipe_file
-from saat.upstream.config import ModelConfig, model_config, read_yaml
-
-SEED = 1337
-
-
-@dataclass
-class Plan:
-    """What is to be done, once command line, recipe, overrides and checkpoint have been put together."""
-
-    recipe: Recipe
-    config: ModelConfig
-    expdir: Path
-    seed: int
-    device: str
-    checkpoint: Path | None = None  # where training goes on from …
-    states: dict[str, Any] | None = None  # … and what it holds
+from saat.pretrain.recipe import DEFAULT
+from saat.pretrain.stop import Interrupted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,84 +36,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def make_plan(options: argparse.Namespace) -> Plan:
-    """Puts everything together; reads files, writes none.
-
-    Errors: SaatError for whatever the user got wrong.
-    """
-    config_values, args = parse_overrides(options.override)
-    for name, value in args.items():
-        setattr(options, name, value)
-    if options.seed is not None and type(options.seed) is not int:
-        raise SaatError(f"-o args.seed: '{options.seed}' is not a whole number")
-    device = choose_device(options.device)
-    expdir = None
-    if options.expdir or options.expname:
-        expdir = Path(str(options.expdir or f"result/pretrain/{options.expname}")).expanduser().resolve()
-
-    past = options.past_exp
-    if options.auto_resume and expdir is not None and experiment.checkpoints(expdir):
-        past = str(expdir)
-    if past:
-        past = Path(past).expanduser().resolve()
-        return _resumed(options, past, expdir, config_values, args.get("seed"), device)
-    return _new(options, expdir, config_values, device)
-
-
-def _new(options: argparse.Namespace, expdir: Path | None, overrides: dict, device: str) -> Plan:
-    if not options.upstream:
-        raise SaatError("no upstream: pass -u NAME, such as -u saat_ours")
-    if expdir is None:
-        raise SaatError("no experiment: pass -n NAME (its folder is result/pretrain/NAME) or -p FOLDER")
-    name = options.config or DEFAULT
-    found = list(experiment.checkpoints(expdir).values())
-    if found:
-        raise SaatError(
-            f"{expdir} already holds checkpoints, up to {found[-1].name}: pass -a to go on with them, or another -n"
-        )
-    recipe = load_recipe(name)
-    layers = [(recipe.model, f"{recipe_file(name)}, section model")]
-    if options.upstream_config:
-        layers.append((read_yaml(options.upstream_config), options.upstream_config))
-    if options.corpus:
-        recipe = merged(recipe, {"pretrain_expert": {"datarc": {"corpus": options.corpus}}}, "--corpus")
-    recipe = merged(recipe, overrides, "-o")
-    config = model_config(options.upstream, *layers, (overrides.get("model"), "-o config.model"))
-    seed = SEED if options.seed is None else options.seed
-    return Plan(recipe, config, expdir, seed, device)
-
-
-def _resumed(
-    options: argparse.Namespace, past: Path, expdir: Path | None, overrides: dict, new_seed: int | None, device: str
-) -> Plan:
-    """Recipe, model config and seed come from the checkpoint; only -p, -n, --device and -o win."""
-    path, states = experiment.newest(past) if past.is_dir() else (past, experiment.load(past))
-    expdir = path.parent if expdir is None else expdir
-    saved = dict(states["Upstream_Config"])
-    if options.upstream not in (None, saved["upstream"]):
-        raise SaatError(f"{path} is a checkpoint of {saved['upstream']}, not of {options.upstream}")
-    # Nothing is overwritten silently. Newer checkpoints that `newest` passed over are damaged.
-    for step, other in experiment.checkpoints(expdir).items():
-        if expdir != path.parent or (step > states["Step"] and not past.is_dir()):
-            raise SaatError(
-                f"{expdir} holds {other.name}, which going on from {path} would mix with its own: pass another -n or -p"
-            )
-    given = {
-        "-c": options.config,
-        "-g": options.upstream_config,
-        "--corpus": options.corpus,
-        "--seed": None if new_seed is not None else options.seed,
-    }
-    ignored = [flag for flag, value in given.items() if value is not None]
-    instead = f", not from {' '.join(ignored)}" if ignored else ""
-    print(f"resuming from {path}: recipe, model config and seed come from it{instead}")
-    recipe = merged(load_recipe(states["Config"], f"the recipe in {path}"), overrides, "-o")
-    layers = ((saved, f"the config in {path}"), (overrides.get("model"), "-o config.model"))
-    config = model_config(saved["upstream"], *layers)
-    seed = states["Args"].get("seed", SEED) if new_seed is None else new_seed
-    return Plan(recipe, config, expdir, seed, device, path, states)
-
-
 def pretrain(argv: list[str], progress: bool = True) -> Path:
     """What `run_pretrain.py` does.
 
@@ -143,48 +50,71 @@ def pretrain(argv: list[str], progress: bool = True) -> Path:
     """
     options = parser().parse_args(argv)
     plan = make_plan(options)
+    with join(plan.device) as world:
+        return _run(plan, options, argv, world, progress)
+
+
+def _run(plan: Plan, options: argparse.Namespace, argv: list[str], world: World, progress: bool) -> Path:
     recipe, runner = plan.recipe, plan.recipe.runner
     datarc = recipe.datarc
-    if datarc.demo_corpus and not datarc.corpus:
-        from saat.demo.corpus import make_corpus
+    start = plan.states["Step"] if plan.states else 0
+    if world.sum(start)[0] != start * world.size:
+        raise SaatError(f"the processes do not see the same checkpoints in {plan.expdir}: is it on a shared disk?")
+    with world.first():
+        if datarc.demo_corpus and not datarc.corpus:
+            from saat.demo.corpus import make_corpus
 
-        root = make_corpus(progress=progress)
-        datarc = recipe.with_datarc(corpus=[str(root / "train")], splits=str(root / "alignments")).datarc
-    expert = UpstreamPretrainExpert(
-        datarc,
-        plan.config,
-        plan.device,
-        seed=plan.seed,
-        accumulate=runner.gradient_accumulate_steps,
-        skipped_file=plan.expdir / "skipped.txt",
-    ).to(plan.device)
+            root = make_corpus(progress=progress)
+            datarc = recipe.with_datarc(corpus=[str(root / "train")], splits=str(root / "alignments")).datarc
+        expert = UpstreamPretrainExpert(
+            datarc,
+            plan.config,
+            plan.device,
+            seed=plan.seed,
+            accumulate=runner.gradient_accumulate_steps,
+            share=(world.rank, world.size),
+            precision=runner.precision,
+            skipped_file=plan.expdir / "skipped.txt" if world.is_main else None,
+        ).to(plan.device)
     args = {**vars(options), "upstream": plan.config.upstream, "expdir": str(plan.expdir), "seed": plan.seed}
-    trainer = Trainer(expert, recipe, plan.expdir, args, plan.states)
+    trainer = Trainer(expert, recipe, plan.expdir, args, plan.states, world)
     if trainer.step >= trainer.total_steps:
         print(f"{plan.checkpoint} is at step {trainer.step} of {trainer.total_steps}: nothing left to do")
         return plan.checkpoint
-    experiment.prepare(plan.expdir, recipe, plan.config, argv, plan.device, trainer.step)
-    parameters = sum(parameter.numel() for parameter in trainer.parameters)
-    print(
-        f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {len(expert.corpus.paths)} utterances, "
-        f"{expert.corpus.hours:.2f} h; steps {trainer.step + 1} to {trainer.total_steps} of {expert.crops.total_batch} "
-        f"crops, on {plan.device} with {torch.get_num_threads()} threads; in {plan.expdir}"
-    )
+    if world.is_main:
+        data = {
+            "utterances": len(expert.corpus.paths),
+            "hours": expert.corpus.hours,
+            "fingerprint": trainer.fingerprint,
+        }
+        start = {"command": argv, "device": plan.device, "processes": world.size, "corpus": data}
+        experiment.prepare(plan.expdir, recipe, plan.config, trainer.step, start)
+        parameters = sum(parameter.numel() for parameter in trainer.parameters)
+        processes = f"{world.size} processes, each " if world.size > 1 else ""
+        print(
+            f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {len(expert.corpus.paths)} utterances, "
+            f"{expert.corpus.hours:.2f} h; steps {trainer.step + 1} to {trainer.total_steps} of "
+            f"{expert.crops.total_batch} crops, {processes}on {plan.device} with {torch.get_num_threads()} threads; "
+            f"in {plan.expdir}"
+        )
+    world.wait()  # until the folder is there
     return trainer.train(progress)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command: its exit code is 0, 2 after an error of the user's, 128 + the signal's number after a signal."""
+    # Under torchrun the lines of all processes end up in one place.
+    name = f"run_pretrain.py, rank {os.environ['RANK']}" if "RANK" in os.environ else "run_pretrain.py"
     try:
         path = pretrain(sys.argv[1:] if argv is None else argv)
     except SaatError as error:
-        print(f"run_pretrain.py: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"run_pretrain.py: {stop}", file=sys.stderr)
+        print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print("run_pretrain.py: interrupted; what was saved before can be gone on with by -a", file=sys.stderr)
+        print(f"{name}: interrupted; what was saved before can be gone on with by -a", file=sys.stderr)
         return 130
     print(path)
     return 0

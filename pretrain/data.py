@@ -6,7 +6,7 @@ s is utterance s mod N of epoch s div N. A step takes the next `total_batch` sam
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -78,9 +78,18 @@ class Crops(Dataset):
         batch_size: samples in a batch.
         total_batch: samples in a step; a multiple of batch_size.
         seed: of the order and the crops.
+        share: (rank, size): of each batch, every size-th sample from `rank` on, the part of one process.
     """
 
-    def __init__(self, corpus: Corpus, config: ModelConfig, batch_size: int, total_batch: int, seed: int):
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: ModelConfig,
+        batch_size: int,
+        total_batch: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+    ):
         self.corpus = corpus
         self.hop = config.audio.hop
         self.crop = config.task.sequence_length * self.hop  # samples
@@ -88,6 +97,7 @@ class Crops(Dataset):
         self.batch_size = batch_size
         self.seed = seed
         self.total_batch = total_batch
+        self.share = share
         self._orders: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -111,8 +121,13 @@ class Crops(Dataset):
         return utterance, start, min(self.crop, length - start)
 
     def __getitem__(self, index: int) -> Batch:
+        rank, size = self.share
+        return self.read(range(index * self.batch_size + rank, (index + 1) * self.batch_size, size))
+
+    def read(self, wanted: Iterable[int]) -> Batch:
+        """The crops of some sample numbers."""
         numbers, audio, problems = [], [], []
-        for number in range(index * self.batch_size, (index + 1) * self.batch_size):
+        for number in wanted:
             utterance, start, samples = self.place(number)
             path = self.corpus.paths[utterance]
             try:

@@ -76,17 +76,17 @@ def save(expdir: Path, step: int, states: dict[str, Any], max_keep: int) -> Path
     return path
 
 
-def prepare(expdir: Path, recipe: Recipe, config: ModelConfig, argv: list[str], device: str, step: int) -> None:
-    """Makes the folder; writes `config_runner.yaml`, `config_model.yaml`, and a line in `starts.jsonl` that has the
-    command, versions and machine.
+def prepare(expdir: Path, recipe: Recipe, config: ModelConfig, step: int, start: dict[str, Any]) -> None:
+    """Makes the folder; writes `config_runner.yaml`, `config_model.yaml`, and a line in `starts.jsonl`: what `start`
+    has (command, device, processes, corpus), versions and machine.
 
     Errors: SaatError when the folder cannot be written.
     """
-    start = {
+    line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "from_step": step,
-        "command": argv,
-        "device": device,
+        **start,
+        "machine": platform.node(),
         "threads": torch.get_num_threads(),
         "versions": {
             "saat": saat.__version__,
@@ -101,7 +101,7 @@ def prepare(expdir: Path, recipe: Recipe, config: ModelConfig, argv: list[str], 
         for name, values in (("config_runner.yaml", recipe.to_dict()), ("config_model.yaml", config.to_dict())):
             (expdir / name).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         with (expdir / "starts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(start) + "\n")
+            file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise SaatError(f"cannot write in {expdir}: {error}; choose another folder with -p") from error
 

@@ -3,56 +3,25 @@
 import math
 import signal
 import sys
-import threading
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
 from saat.errors import SaatError
 from saat.pretrain import experiment
 from saat.pretrain.data import Batch
+from saat.pretrain.distributed import World
 from saat.pretrain.draws import DROPOUT, draw
 from saat.pretrain.optimizer import learning_rate, make_optimizer, set_options
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
 from saat.pretrain.recipe import Recipe
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the run between two steps; everything is saved. `signum` is the signal."""
-
-    def __init__(self, message: str, signum: int):
-        super().__init__(message)
-        self.signum = signum
-
-
-class Stopper:
-    """Turns SIGINT and SIGTERM into a request that the loop looks at between steps; a second one acts at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self):
-        self.signum: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stopper":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.signal(number, self._request) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._restore()
-
-    def _request(self, signum: int, frame: object) -> None:
-        self.signum = signum
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+from saat.pretrain.stop import Interrupted, Stopper
+from saat.pretrain.watch import Watch
 
 
 class Trainer:
@@ -64,8 +33,10 @@ class Trainer:
         expdir: where checkpoints and logs go.
         args: what the command line said, kept in the checkpoints.
         states: a checkpoint to go on from.
+        world: the processes that train it together.
 
-    Errors: SaatError when `states` does not fit, the disk is full, or (with strict) audio cannot be read.
+    Errors: SaatError when `states` does not fit, the disk is full, no gradient is finite any more, or (with strict)
+    audio cannot be read.
     """
 
     def __init__(
@@ -75,62 +46,67 @@ class Trainer:
         expdir: Path,
         args: dict[str, Any],
         states: dict[str, Any] | None = None,
+        world: World | None = None,
     ):
         self.expert, self.recipe, self.expdir, self.args = expert, recipe, expdir, args
+        self.world = world or World()
         self.runner = recipe.runner
         self.total_steps = total_steps(expert, recipe)
         self.optimizer = make_optimizer(expert.model, recipe.optimizer)
+        half = self.runner.precision == "float16"
+        self.scaler = torch.amp.GradScaler(torch.device(expert.device).type, enabled=half)
         self.parameters = list(expert.model.parameters())
         self.step = 0  # steps done
-        self.skipped_steps = 0  # of these, how many had a gradient that was not finite
+        self.skipped_steps = 0  # of these, how many had a gradient that was not finite …
+        self.skipped_in_a_row = 0  # … and how many of the last ones
         self.losses = [0.0, 0]  # sum and number of the losses since the last log
         self.saved_step = 0  # the untrained model is not worth a file
         self.fingerprint = expert.corpus.fingerprint()
         if states is not None:
             self._restore(states)
+        self.model = expert.model
+        if self.world.size > 1:
+            self.model = DistributedDataParallel(
+                expert.model, broadcast_buffers=False, gradient_as_bucket_view=True, device_ids=None
+            )
 
     def train(self, progress: bool = True) -> Path:
         """Trains up to the last step. Returns the last checkpoint. Errors: Interrupted, after saving."""
-        prefix = f"{self.expert.config.upstream}/train-"
         batches = self._batches()
+        name, is_main = self.expert.config.upstream, self.world.is_main
         self.expert.train()
-        bar = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            desc=self.expert.config.upstream,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs fewer lines than a terminal
-            disable=not progress,
-        )
-        with Stopper() as stopper, bar, SummaryWriter(str(self.expdir), purge_step=self.step + 1) as logger:
-            while self.step < self.total_steps and stopper.signum is None:
-                loss, norm, records = self._one_step(batches)
+        stopped = False
+        watch = Watch(self.expdir, name, self.step, self.total_steps, progress, is_main)
+        with Stopper() as stopper, watch:
+            while self.step < self.total_steps and not stopped:
+                loss, norm, records, stopped = self._one_step(batches, watch, stopper)
                 lr = self.optimizer.param_groups[0]["lr"]
-                bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.2e}", refresh=False)
-                bar.update()
+                watch.step(loss, lr)
                 if math.isfinite(loss):
                     self.losses = [self.losses[0] + loss, self.losses[1] + 1]
-                if self.step % self.runner.log_step == 0 or self.step == self.total_steps:
-                    logger.add_scalar(f"{prefix}loss", self.losses[0] / max(self.losses[1], 1), self.step)
-                    logger.add_scalar(f"{prefix}lr", lr, self.step)
-                    logger.add_scalar(f"{prefix}gradient-norm", norm, self.step)
-                    self.expert.log_records(records, logger, prefix, self.step)
+                last = self.step == self.total_steps
+                if self.step % self.runner.log_step == 0 or last:
+                    mean = self.losses[0] / max(self.losses[1], 1)
+                    values = {"loss": mean, "lr": lr, "gradient_norm": norm, "skipped_steps": self.skipped_steps}
+                    watch.log(self.step, {**values, **watch.rate.values()}, records, "train-")
                     self.losses = [0.0, 0]
+                    watch.rate.reset()
+                if self.step % self.runner.eval_step == 0 or last:
+                    self._evaluate(watch)
                 if self.step % self.runner.save_step == 0:
                     self._save()
             self._save()
-        if self.skipped_steps:
+        if self.skipped_steps and is_main:
             print(
                 f"{self.skipped_steps} of {self.step} steps changed nothing: their gradient was not finite",
                 file=sys.stderr,
             )
-        if stopper.signum is not None and self.step < self.total_steps:
-            name = signal.Signals(stopper.signum).name
+        if stopped and self.step < self.total_steps:
+            signum = stopper.signum or signal.SIGTERM  # another process may have had it
             raise Interrupted(
-                f"{name}: stopped after step {self.step} of {self.total_steps}, which is saved in {self.expdir}: "
-                "go on with the same command and -a",
-                stopper.signum,
+                f"{signal.Signals(signum).name}: stopped after step {self.step} of {self.total_steps}, which is saved "
+                f"in {self.expdir}: go on with the same command and -a",
+                signum,
             )
         return experiment.checkpoint_path(self.expdir, self.step)
 
@@ -139,35 +115,92 @@ class Trainer:
         left = self.total_steps - self.step
         return iter(self.expert.get_train_dataloader(self.step * parts, left * parts))
 
-    def _one_step(self, batches: Iterator[Batch]) -> tuple[float, float, dict[str, Any]]:
-        """One update of the weights. Returns the loss, the gradient's norm, and what is to be logged."""
+    def _one_step(
+        self, batches: Iterator[Batch], watch: Watch | None = None, stopper: Stopper | None = None
+    ) -> tuple[float, float, dict[str, Any], bool]:
+        """One update of the weights.
+
+        Returns: the loss and the gradient's norm, of all processes together; what is to be logged; whether any process
+        was asked to stop.
+        """
         step = self.step + 1
+        begin = time.perf_counter()
         parts = [next(batches) for _ in range(self.runner.gradient_accumulate_steps)]
+        waited = time.perf_counter() - begin
         for part in parts:
             self.expert.report(part)
-        readable = [part for part in parts if len(part.numbers)] or parts[:1]
+        readable = [part for part in parts if len(part.numbers)]
         # The loss is normalised by the masked elements of the whole step, which are known from the lengths.
-        elements = sum(self.expert.masked_elements(part) for part in readable)
+        counts = [sum(map(count, readable)) for count in (self.expert.masked_elements, self.expert.tokens, samples)]
+        elements, tokens, audio = self.world.sum(*counts)
+        if elements == 0:
+            raise SaatError(f"no audio of a step can be read: is the corpus still there? {parts[0].problems[0][1]}")
+        if watch is not None:
+            watch.rate.add(tokens, audio, waited)
         # Dropout too is a function of the seed and the step, so no state of a generator has to be kept.
-        torch.manual_seed(draw(self.expert.seed, DROPOUT, step, 0))
-        loss, records = 0.0, {}
-        for part in readable:
-            share, records = self.expert(part, records, step, self.runner.log_step, elements=elements)
-            share.backward()
-            loss = loss + share.detach()
+        torch.manual_seed(draw(self.expert.seed, DROPOUT, step, self.world.rank))
+        loss, records = self._backward(readable, elements, step)
+        self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.runner.gradient_clipping))
         set_options(self.optimizer, self.recipe.optimizer, learning_rate(step, self.total_steps, self.recipe.optimizer))
         if math.isfinite(norm):
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.skipped_in_a_row = 0
         else:
             self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+        self.scaler.update()
         self.expert.on_before_zero_grad()
         self.optimizer.zero_grad()
         self.step = step
-        return float(loss), norm, records
+        if self.skipped_in_a_row >= self.runner.max_skipped:
+            raise SaatError(self._advice())
+        asked = stopper is not None and stopper.signum is not None
+        loss, stopped = self.world.sum(loss, asked)
+        return loss, norm, records, bool(stopped)
+
+    def _backward(self, parts: list[Batch], elements: float, step: int) -> tuple[float, dict[str, Any]]:
+        """Gradients of this process's parts, summed over the processes. Returns its share of the loss, and records."""
+        # A process without audio takes part in the exchange of gradients all the same, with zeros.
+        weight = 1.0 if parts else 0.0
+        parts = parts or [self.expert.silence()]
+        loss, records = 0.0, {}
+        for i, part in enumerate(parts):
+            exchange = self.world.size == 1 or i == len(parts) - 1
+            with nullcontext() if exchange else self.model.no_sync():
+                share, records = self.expert(
+                    part, records, step, self.runner.log_step, elements=elements, model=self.model
+                )
+                # DistributedDataParallel averages where the loss is a sum.
+                self.scaler.scale(share * (weight * self.world.size)).backward()
+            loss = loss + share.detach() * weight
+        return float(loss), records
+
+    def _evaluate(self, watch: Watch) -> None:
+        """The loss on the held-out utterances, and the attention maps."""
+        begin = time.perf_counter()
+        self.expert.eval()
+        errors, elements = self.world.sum(*self.expert.held_out_errors(self.world.rank, self.world.size))
+        values = {"held_out_loss": errors / elements} if elements else {}
+        if self.world.is_main:
+            watch.log(self.step, values, self.expert.attention_images())
+        self.expert.train()
+        watch.rate.leave_out(time.perf_counter() - begin)
+
+    def _advice(self) -> str:
+        kept = list(experiment.checkpoints(self.expdir).values())
+        last = f"; the newest checkpoint is {kept[-1]}" if kept else ""
+        precision = "" if self.runner.precision == "float32" else " or runner.precision=float32"
+        return (
+            f"the gradients of {self.skipped_in_a_row} steps in a row, up to step {self.step}, were not finite, so "
+            f"nothing is learnt any more: go on from a checkpoint with a lower optimizer.lr{precision}{last}"
+        )
 
     def _save(self) -> None:
         if self.step == self.saved_step:
+            return
+        self.saved_step = self.step
+        if not self.world.is_main:
             return
         states = {
             "Optimizer": self.optimizer.state_dict(),
@@ -177,17 +210,23 @@ class Trainer:
                 "total_steps": self.total_steps,
                 "lr": learning_rate(self.step, self.total_steps, self.recipe.optimizer),
             },
+            "Scaler": self.scaler.state_dict(),
             "Step": self.step,
             "Epoch": self.step * self.expert.crops.total_batch / len(self.expert.corpus.paths),
             "Skipped_Steps": self.skipped_steps,
+            "Skipped_In_A_Row": self.skipped_in_a_row,
             "Losses": self.losses,
-            "Corpus": {"utterances": len(self.expert.corpus.paths), "fingerprint": self.fingerprint},
+            "Corpus": {
+                "utterances": len(self.expert.corpus.paths),
+                "hours": self.expert.corpus.hours,
+                "fingerprint": self.fingerprint,
+            },
+            "World": self.world.size,
             "Args": self.args,
             "Config": self.recipe.to_dict(),
         }
         states = self.expert.add_state_to_save(states)
         experiment.save(self.expdir, self.step, states, self.runner.max_keep)
-        self.saved_step = self.step
 
     def _restore(self, states: dict[str, Any]) -> None:
         self.expert.load_model(states)
@@ -196,18 +235,32 @@ class Trainer:
             raise SaatError(f"the checkpoint has the state of {before}, {now} cannot go on from it")
         try:
             self.optimizer.load_state_dict(states["Optimizer"])
-        except (ValueError, KeyError) as error:
+            if states.get("Scaler"):
+                self.scaler.load_state_dict(states["Scaler"])
+        except (ValueError, KeyError, RuntimeError) as error:
             raise SaatError(f"the optimizer's state in the checkpoint does not fit: {error}") from error
         self.step = self.saved_step = states["Step"]
         self.skipped_steps = states.get("Skipped_Steps", 0)
+        self.skipped_in_a_row = states.get("Skipped_In_A_Row", 0)
         self.losses = states.get("Losses", self.losses)
         known = states.get("Corpus", {})
-        if known.get("fingerprint") != self.fingerprint:
+        if known.get("fingerprint") != self.fingerprint and self.world.is_main:
             print(
                 f"the corpus has changed since the checkpoint ({known.get('utterances')} utterances then, "
                 f"{len(self.expert.corpus.paths)} now): training goes on, with other crops than it would have had",
                 file=sys.stderr,
             )
+        if states.get("World", 1) != self.world.size and self.world.is_main:
+            print(
+                f"{states.get('World', 1)} processes made the checkpoint, {self.world.size} go on: with the same "
+                "batches, equal up to rounding and to dropout",
+                file=sys.stderr,
+            )
+
+
+def samples(batch: Batch) -> int:
+    """Of audio, at 16 kHz."""
+    return int(batch.samples.sum())
 
 
 def total_steps(expert: UpstreamPretrainExpert, recipe: Recipe) -> int:

@@ -59,7 +59,7 @@ class MaskedAcousticModel(nn.Module):
         """
         hidden = self.Transformer(masked, lengths, seeds)[-1]
         predicted = self.SpecHead(hidden[chosen])  # (chosen tokens, target_dim): the others are never needed
-        return (predicted - target[chosen]).abs().sum(), hidden
+        return (predicted.to(target.dtype) - target[chosen]).abs().sum(), hidden
 
 
 def target_dim(config: ModelConfig) -> int:

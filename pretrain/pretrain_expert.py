@@ -6,14 +6,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from saat.errors import SaatError
 from saat.pretrain import data as crops
+from saat.pretrain.device import autocast
 from saat.pretrain.draws import HASH, draws
+from saat.pretrain.held_out import HeldOut, split
+from saat.pretrain.images import attention_maps, maps_image, spectrogram_image
 from saat.pretrain.manifest import load_corpus
 from saat.pretrain.masking import mask_tokens, num_chosen
 from saat.pretrain.model import MaskedAcousticModel, frames, target_bands, target_dim
@@ -36,6 +39,8 @@ class UpstreamPretrainExpert(nn.Module):
         multi_gpu: S3PRL's DataParallel, which is not supported.
         seed: of the initial weights, the data's order, crops, masks and dropout.
         accumulate: batches (of datarc.train_batch_size) that make a step.
+        share: (rank, size): which part of each batch is this process's.
+        precision: of matrix products.
         skipped_file: where unusable audio files are listed, when there are any.
 
     Errors: SaatError for an unknown key, a corpus without usable audio, a variant with nothing to train.
@@ -50,6 +55,8 @@ class UpstreamPretrainExpert(nn.Module):
         *,
         seed: int = 1337,
         accumulate: int = 1,
+        share: tuple[int, int] = (0, 1),
+        precision: str = "float32",
         skipped_file: Path | None = None,
         **kwargs,
     ):
@@ -60,18 +67,26 @@ class UpstreamPretrainExpert(nn.Module):
         self.config = _typed_model(upstream_config)
         self.device = device
         self.seed = seed
-        self.accumulate = accumulate
+        self.precision = precision
         self.skipped_file = skipped_file
         self._named: set[str] = set()  # unreadable files already reported
 
         audio = self.config.audio
         if not self.datarc.corpus:
             raise SaatError("no corpus: pass --corpus FOLDER… (config.pretrain_expert.datarc.corpus)")
-        self.corpus = load_corpus(
-            self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file
-        )
+        corpus = load_corpus(self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file)
+        if self.datarc.held_out >= len(corpus.paths):
+            raise SaatError(
+                f"datarc.held_out: {self.datarc.held_out} of {len(corpus.paths)} utterances leaves none to train on"
+            )
+        self.corpus, held_out = split(corpus, self.datarc.held_out, seed)
         batch_size = self.datarc.train_batch_size
-        self.crops = crops.Crops(self.corpus, self.config, batch_size, batch_size * accumulate, seed)
+        if batch_size < share[1]:
+            raise SaatError(
+                f"datarc.train_batch_size is {batch_size} for {share[1]} processes: each needs at least one crop"
+            )
+        self.crops = crops.Crops(self.corpus, self.config, batch_size, batch_size * accumulate, seed, share)
+        self.held_out = HeldOut(held_out, self.config, -(-batch_size // share[1]), seed)
 
         self.features = Features(audio)
         self.target = Features(audio, kind="linear") if self.config.task.target == "linear" else None
@@ -93,7 +108,8 @@ class UpstreamPretrainExpert(nn.Module):
         records: dict[str, Any] | None = None,
         global_step: int = 0,
         log_step: int = 1000,
-        elements: int | None = None,
+        elements: float | None = None,
+        model: nn.Module | None = None,
         **kwargs,
     ) -> tuple[Tensor, dict[str, Any]]:
         """The loss of a batch.
@@ -104,6 +120,7 @@ class UpstreamPretrainExpert(nn.Module):
                 log_step.
             elements: what the sum of absolute errors is divided by: the masked elements of the whole step, where it is
                 computed in parts; by default those of this batch.
+            model: what computes it, where that is not `self.model` but something around it.
 
         Returns:
             loss, a scalar; records.
@@ -118,9 +135,10 @@ class UpstreamPretrainExpert(nn.Module):
             target = features if self.target is None else self.target(wavs)[0]
             masked, chosen = mask_tokens(features, lengths, data.numbers, self.seed, self.config.task)
         seeds = draws(self.seed, HASH, data.numbers, torch.zeros(1, dtype=torch.int64))[:, 0]
-        errors, hidden = self.model(masked, lengths, chosen, target, seeds)
+        with autocast(self.device, self.precision):
+            errors, hidden = (model or self.model)(masked, lengths, chosen, target, seeds)
         if global_step % log_step == 0:
-            self._record(records, masked[0], hidden[0], target[0], int(lengths[0]))
+            self._record(records, masked[0], hidden[0].to(target.dtype), target[0], int(lengths[0]))
         return errors / (self.masked_elements(data) if elements is None else elements), records
 
     def load_model(self, init_ckpt: dict) -> None:
@@ -150,6 +168,37 @@ class UpstreamPretrainExpert(nn.Module):
         """Values the loss of a batch sums over; known without computing anything."""
         return num_chosen(data.lengths(self.config), self.config.task) * target_dim(self.config)
 
+    def tokens(self, data: crops.Batch) -> int:
+        """Tokens of a batch, without padding."""
+        return int(data.lengths(self.config).sum())
+
+    def silence(self) -> crops.Batch:
+        """A batch of one token, for a process that has none to compute on."""
+        stride = self.config.audio.stride
+        return crops.Batch(torch.zeros(1, dtype=torch.int64), torch.zeros(1, stride), torch.tensor([stride]), [])
+
+    @torch.no_grad()
+    def held_out_errors(self, rank: int = 0, size: int = 1) -> tuple[float, int]:
+        """On this process's held-out utterances: the sum of absolute errors, and over how many elements."""
+        for batch in self.held_out.batches(rank, size):
+            self.report(batch)
+        batches = [batch for batch in self.held_out.batches(rank, size) if len(batch.numbers)]
+        errors = sum(float(self(batch, global_step=1, log_step=2, elements=1)[0]) for batch in batches)
+        return errors, sum(map(self.masked_elements, batches))
+
+    @torch.no_grad()
+    def attention_images(self) -> dict[str, np.ndarray]:
+        """The attention maps of one utterance: the first held-out one, else the first of the corpus."""
+        source = (
+            self.held_out if self.held_out.corpus.paths else HeldOut(self.corpus.part([0]), self.config, 1, self.seed)
+        )
+        readable = [batch for batch in source.batches() if len(batch.numbers)]
+        if not readable:
+            return {}
+        features = self.features(readable[0].waveforms(self.device)[:1])[0][0]
+        limit = self.config.transformer.max_length
+        return {"attention": maps_image(attention_maps(self.model.Transformer, features[:limit]))}
+
     def report(self, data: crops.Batch) -> None:
         """Names each file that could not be read, once. Errors: SaatError with datarc.strict."""
         for path, problem in data.problems:
@@ -169,14 +218,7 @@ class UpstreamPretrainExpert(nn.Module):
         mels, bands = self.config.audio.n_mels, target_bands(self.config)
         shown = [(masked[:length], mels), (self.model.SpecHead(hidden[:length]), bands), (target[:length], bands)]
         for name, (tokens, height) in zip(SPECTROGRAMS, shown, strict=True):
-            records[name] = image(frames(tokens, self.config.audio.stack, height))
-
-
-def image(spectrogram: Tensor) -> Any:
-    """(frames, bands) to a coloured (3, bands, frames) uint8 array, low bands below."""
-    x = spectrogram.detach().float().cpu().T.flip(0)
-    x = (x - x.min()) / (x.max() - x.min()).clamp_min(1e-6)
-    return matplotlib.colormaps["viridis"](x.numpy(), bytes=True)[..., :3].transpose(2, 0, 1)
+            records[name] = spectrogram_image(frames(tokens, self.config.audio.stack, height))
 
 
 def _typed_model(upstream_config: str | dict | ModelConfig) -> ModelConfig:

@@ -8,6 +8,7 @@ import yaml
 
 from saat import configs
 from saat.errors import SaatError, did_you_mean
+from saat.pretrain.device import PRECISIONS
 from saat.upstream.config import read_yaml, typed
 
 DEFAULT = "mini"
@@ -23,7 +24,10 @@ class RunnerConfig:
     n_epochs: int = -1  # where positive: as many steps as that takes, whatever total_steps says
     gradient_clipping: float = 5.0  # norm of the whole gradient
     gradient_accumulate_steps: int = 1  # batches in a step
-    log_step: int = 1000  # TensorBoard: loss, learning rate, gradient norm, spectrograms
+    precision: str = "float32"  # of matrix products: float32, bfloat16, or float16 with a scaled loss
+    max_skipped: int = 50  # steps in a row whose gradient is not finite, before the run is given up
+    log_step: int = 1000  # TensorBoard and metrics.jsonl: loss, learning rate, gradient norm, speed, spectrograms
+    eval_step: int = 5000  # the loss on held-out utterances, and attention maps
     save_step: int = 10000
     max_keep: int = 5  # checkpoints; older ones are removed
 
@@ -47,7 +51,8 @@ class DataConfig:
     corpus: list[str] = field(default_factory=list)  # folders of audio, looked through at any depth
     splits: str | None = None  # a list of utterance ids, or a folder with train_split.txt: only these are used
     demo_corpus: bool = False  # without a corpus: the embedded one, made where it is absent
-    train_batch_size: int = 50  # crops in a batch
+    held_out: int = 0  # utterances kept from training, for the loss that eval_step asks for
+    train_batch_size: int = 50  # crops in a batch, of all processes together
     num_workers: int = 2  # processes that decode audio
     strict: bool = False  # an unusable file ends the run instead of being skipped
 
@@ -165,7 +170,20 @@ def _check(recipe: Recipe, where: str) -> None:
     runner, optimizer = recipe.runner, recipe.optimizer
     if optimizer.name not in OPTIMIZERS:
         raise SaatError(f"{where}: unknown optimizer '{optimizer.name}': {did_you_mean(optimizer.name, OPTIMIZERS)}")
-    for name in ("gradient_accumulate_steps", "log_step", "save_step", "max_keep", "total_steps"):
+    if runner.precision not in PRECISIONS:
+        raise SaatError(
+            f"{where}: unknown runner.precision '{runner.precision}': {did_you_mean(runner.precision, PRECISIONS)}"
+        )
+    counts = (
+        "gradient_accumulate_steps",
+        "log_step",
+        "eval_step",
+        "save_step",
+        "max_keep",
+        "max_skipped",
+        "total_steps",
+    )
+    for name in counts:
         if getattr(runner, name) < 1 and not (name == "total_steps" and runner.n_epochs > 0):
             raise SaatError(f"{where}: runner.{name} must be at least 1, not {getattr(runner, name)}")
     for name, value in (("runner.gradient_clipping", runner.gradient_clipping), ("optimizer.lr", optimizer.lr)):
@@ -181,5 +199,7 @@ def _check(recipe: Recipe, where: str) -> None:
 def _check_data(datarc: DataConfig, where: str) -> None:
     if datarc.train_batch_size < 1:
         raise SaatError(f"{where}: datarc.train_batch_size must be at least 1, not {datarc.train_batch_size}")
+    if datarc.held_out < 0:
+        raise SaatError(f"{where}: datarc.held_out must be 0 or more, not {datarc.held_out}")
     if datarc.num_workers < 0:
         raise SaatError(f"{where}: datarc.num_workers must be 0 or more, not {datarc.num_workers}")

@@ -8,7 +8,7 @@ import torch
 
 from saat.errors import SaatError
 from saat.pretrain import cli, experiment
-from saat.pretrain.loop import Interrupted
+from saat.pretrain.stop import Interrupted
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
 from saat.upstream.attention import REGISTRY
 from saat.upstream.expert import UpstreamExpert

@@ -80,7 +80,7 @@ def test_demo_recipe_makes_its_corpus(tmp_path, monkeypatch):
         cli.pretrain([*argv, "-o", f"{small},,config.runner.total_steps=1"], progress=False), weights_only=True
     )
     assert states["Corpus"]["utterances"] == 7 and states["Config"]["pretrain_expert"]["datarc"]["corpus"] == []
-    path = cli.pretrain([*argv, "-a", "-o", "config.runner.total_steps=2"], progress=False)
+    path = cli.pretrain([*argv, "-a", "-o", f"{small},,config.runner.total_steps=2"], progress=False)
     assert torch.load(path, weights_only=True)["Corpus"] == states["Corpus"]
 
 

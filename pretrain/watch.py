@@ -1,0 +1,138 @@
+"""What a person watches: the progress bar, TensorBoard, and `metrics.jsonl`."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from saat.upstream.config import SAMPLE_RATE
+
+
+class Rate:
+    """Tokens and audio per second, and the share of the time spent waiting for data, since the last reset."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.begin = time.perf_counter()
+        self.tokens, self.samples, self.waited = 0, 0, 0.0
+
+    def add(self, tokens: int, samples: int, waited: float) -> None:
+        """A step's tokens, samples of audio, and seconds of waiting."""
+        self.tokens += tokens
+        self.samples += samples
+        self.waited += waited
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was spent on something else."""
+        self.begin += seconds
+
+    def values(self) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.begin, 1e-9)
+        return {
+            "tokens_per_second": self.tokens / seconds,
+            "times_real_time": self.samples / SAMPLE_RATE / seconds,
+            "waiting_for_data": self.waited / seconds,
+        }
+
+
+class Watch:
+    """Open during a run; in processes other than the main one it shows and writes nothing.
+
+    Args:
+        expdir: where the logs go.
+        name: the upstream.
+        step, total_steps: steps done, and to do in all.
+        progress: draw the bar.
+        is_main: whether this is the main process.
+    """
+
+    def __init__(self, expdir: Path, name: str, step: int, total_steps: int, progress: bool, is_main: bool):
+        self.file = expdir / "metrics.jsonl"
+        self.name = name
+        self.is_main = is_main
+        self.rate = Rate()
+        self.bar = tqdm(
+            total=total_steps,
+            initial=step,
+            desc=name,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs fewer lines than a terminal
+            disable=not (progress and is_main),
+        )
+        self.logger = SummaryWriter(str(expdir), purge_step=step + 1) if is_main else None
+        if is_main:
+            forget_after(self.file, step)
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+        if self.logger is not None:
+            self.logger.close()
+
+    def step(self, loss: float, lr: float) -> None:
+        """After every step."""
+        rate = self.rate.values()
+        self.bar.set_postfix(
+            {
+                "loss": f"{loss:.4f}",
+                "lr": f"{lr:.2e}",
+                "tokens/s": f"{rate['tokens_per_second']:.0f}",
+                "x real time": f"{rate['times_real_time']:.0f}",
+                "waiting": f"{rate['waiting_for_data']:.1%}",
+            },
+            refresh=False,
+        )
+        self.bar.update()
+
+    def log(self, step: int, values: dict[str, float], images: dict[str, Any], prefix: str = "") -> None:
+        """Numbers to TensorBoard and to a line of `metrics.jsonl`; images (3, height, width) to TensorBoard.
+
+        Args:
+            prefix: of the names in TensorBoard.
+        """
+        if self.logger is None:
+            return
+        for key, value in values.items():
+            self.logger.add_scalar(f"{self.name}/{prefix}{key.replace('_', '-')}", value, step)
+        for key, image in images.items():
+            self.logger.add_image(f"{self.name}/{prefix}{key}", image, global_step=step)
+        if not values:
+            return
+        # JSON knows no NaN.
+        line = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "time": round(time.time(), 3), **line}) + "\n")
+        except OSError as error:  # a full disk ends the run where something is lost: at a checkpoint
+            print(f"cannot write {self.file}: {error}", file=sys.stderr)
+
+
+def forget_after(file: Path, step: int) -> None:
+    """Drops the lines of later steps, which a resumed run writes anew, and a half-written last line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    kept = [line for line in lines if _step(line) <= step]
+    if kept != lines:
+        part = file.with_suffix(".part")
+        part.write_text("".join(kept), encoding="utf-8")
+        os.replace(part, file)
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
