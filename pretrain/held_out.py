@@ -30,7 +30,7 @@ class HeldOut:
     def __init__(self, corpus: Corpus, config: ModelConfig, batch_size: int, seed: int):
         self.corpus = corpus
         self.batch_size = batch_size
-        self.crops = Crops(corpus, config, batch_size, batch_size, seed)
+        self.crops = Crops(corpus, config, 1, 1, seed)  # crop and mask of an utterance depend on no batch size
         self._kept: list[Batch] | None = None
 
     def batches(self, rank: int = 0, size: int = 1) -> list[Batch]:

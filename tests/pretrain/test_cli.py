@@ -295,3 +295,26 @@ def test_script_works_from_anywhere(recipe, corpus, tmp_path):
     path = Path(done.stdout.splitlines()[-1])
     assert path == tmp_path / "here" / "result" / "pretrain" / "first" / "states-6.ckpt" and path.is_file()
     assert yaml.safe_load((path.parent / "config_runner.yaml").read_text())["runner"]["total_steps"] == 6
+
+
+def test_a_resume_says_what_differs(run, recipe, corpus, tmp_path, capsys):
+    exp = tmp_path / "exp"
+    run(exp, o="config.runner.total_steps=2")
+    with pytest.raises(SaatError, match=r"-g: another model.*transformer.max_length: 25 in the checkpoint, 40 here"):
+        (tmp_path / "model.yaml").write_text("transformer: {max_length: 40}")
+        cli.pretrain(["-e", str(exp), "-g", str(tmp_path / "model.yaml")])
+    with pytest.raises(SaatError, match=r"another model.*audio.n_mels: 10 in the checkpoint, 80 here"):
+        cli.pretrain(["-e", str(exp), "-c", "paper"])
+    with pytest.raises(SaatError, match="--corpus .*elsewhere: .*was trained on .*datarc.corpus="):
+        run(exp, "-a", "--corpus", write_corpus(tmp_path / "elsewhere", 3))
+    with pytest.raises(SaatError, match="--seed 5: .* was trained with 1337"):
+        run(exp, "-a", "--seed", "5")
+    capsys.readouterr()
+    other = {**TINY, "optimizer": {"name": "adamw", "lr": 0.5}}
+    recipe.write_text(yaml.safe_dump(other))
+    path = run(exp, "-a", o="config.runner.total_steps=3,,config.model.task.mask_proportion=0.5")
+    said = capsys.readouterr().out
+    assert "only -o changes them: optimizer.lr: 0.001 in the checkpoint, 0.5 here" in said
+    states = states_of(path)
+    assert states["Config"]["optimizer"]["lr"] == 0.001 and states["Upstream_Config"]["task"]["mask_proportion"] == 0.5
+    run(exp, "-a", "--corpus", corpus, "--seed", "1337", o="config.runner.total_steps=4")

@@ -8,8 +8,8 @@ import torch
 
 from saat.errors import SaatError
 from saat.pretrain import cli, experiment
-from saat.pretrain.stop import Interrupted
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
+from saat.pretrain.stop import Interrupted
 from saat.upstream.attention import REGISTRY
 from saat.upstream.expert import UpstreamExpert
 
@@ -44,12 +44,18 @@ def stop_at(monkeypatch):
 
 @pytest.mark.parametrize("upstream", TRAINABLE)
 def test_resume_is_bitwise(run, tmp_path, upstream):
-    """Dropout on; from two stops, one within an epoch and one across its end."""
+    """Dropout on; from three stops, within an epoch and across its end, with and without workers."""
     whole = run(tmp_path / "whole", o="config.runner.save_step=1", upstream=upstream)
-    for step in (1, 4):
-        resumed = run(tmp_path / f"from{step}", "-e", tmp_path / "whole" / f"states-{step}.ckpt")
-        assert resumed.name == whole.name == "states-6.ckpt"
-        assert same(weights(resumed), weights(whole))
+    for step in (1, 3, 4):
+        for workers in (0, 2):
+            resumed = run(
+                tmp_path / f"from{step}-{workers}",
+                "-e",
+                tmp_path / "whole" / f"states-{step}.ckpt",
+                o=f"config.pretrain_expert.datarc.num_workers={workers}",
+            )
+            assert resumed.name == whole.name == "states-6.ckpt"
+            assert same(weights(resumed), weights(whole))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -179,6 +185,20 @@ def test_not_finite_steps_are_skipped(run, tmp_path, monkeypatch, capsys):
     assert states["Skipped_Steps"] == 1 and states["Step"] == 6
     assert all(bool(value.isfinite().all()) for value in states["Transformer"].values())
     assert "1 of 6 steps changed nothing" in capsys.readouterr().err
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(run, tmp_path, monkeypatch):
+    real = torch.nn.utils.clip_grad_norm_
+
+    def clip(parameters, *args, **kwargs):
+        parameters[0].grad[0] = float("inf")
+        return real(parameters, *args, **kwargs)
+
+    run(tmp_path / "exp", o="config.runner.total_steps=2")
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    with pytest.raises(SaatError, match=r"gradients of 3 steps in a row, up to step 5.*lower optimizer.lr.*states-2"):
+        run(tmp_path / "exp", "-a", o="config.runner.max_skipped=3,,config.runner.total_steps=9")
+    experiment.load(tmp_path / "exp" / "states-2.ckpt")
 
 
 def test_a_changed_corpus_is_said(run, tmp_path, corpus, capsys):
