@@ -5,10 +5,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from torch.utils.tensorboard import SummaryWriter  # tensorboardX hangs when the disk is full
 from tqdm import tqdm
 
 from saat.upstream.config import SAMPLE_RATE
@@ -58,6 +59,7 @@ class Watch:
         self.file = expdir / "metrics.jsonl"
         self.name = name
         self.is_main = is_main
+        self.complained = False
         self.rate = Rate()
         self.bar = tqdm(
             total=total_steps,
@@ -77,8 +79,7 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
-        if self.logger is not None:
-            self.logger.close()
+        self._to_tensorboard(lambda logger: logger.close())
 
     def step(self, loss: float, lr: float) -> None:
         """After every step."""
@@ -101,21 +102,33 @@ class Watch:
         Args:
             prefix: of the names in TensorBoard.
         """
-        if self.logger is None:
-            return
         for key, value in values.items():
-            self.logger.add_scalar(f"{self.name}/{prefix}{key.replace('_', '-')}", value, step)
+            tag = f"{self.name}/{prefix}{key.replace('_', '-')}"
+            self._to_tensorboard(lambda logger, tag=tag, value=value: logger.add_scalar(tag, value, step))
         for key, image in images.items():
-            self.logger.add_image(f"{self.name}/{prefix}{key}", image, global_step=step)
-        if not values:
+            tag = f"{self.name}/{prefix}{key}"
+            self._to_tensorboard(lambda logger, tag=tag, image=image: logger.add_image(tag, image, step))
+        if not values or not self.is_main:
             return
         # JSON knows no NaN.
         line = {key: value if math.isfinite(value) else None for key, value in values.items()}
         try:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "time": round(time.time(), 3), **line}) + "\n")
-        except OSError as error:  # a full disk ends the run where something is lost: at a checkpoint
-            print(f"cannot write {self.file}: {error}", file=sys.stderr)
+        except OSError as error:
+            if not self.complained:
+                self.bar.write(f"{self.file} will lack lines: {error}", file=sys.stderr)
+            self.complained = True
+
+    def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
+        """A full disk does not end the run here, but where something would be lost: at a checkpoint."""
+        if self.logger is None:
+            return
+        try:
+            write(self.logger)
+        except OSError as error:
+            self.logger = None
+            self.bar.write(f"no more TensorBoard logs in {self.file.parent}: {error}", file=sys.stderr)
 
 
 def forget_after(file: Path, step: int) -> None:
