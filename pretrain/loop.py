@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +22,18 @@ from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
 from saat.pretrain.recipe import Recipe
 from saat.pretrain.stop import Interrupted, Stopper
 from saat.pretrain.watch import Watch
+
+
+class Step(NamedTuple):
+    """What became of one step, of all processes together but for `waited`."""
+
+    loss: float
+    norm: float  # of the gradient
+    records: dict[str, Any]  # spectrograms, at some steps
+    tokens: float
+    samples: float  # of audio
+    waited: float  # seconds, for data
+    stopped: bool  # whether any process was asked to stop
 
 
 class Trainer:
@@ -79,16 +91,17 @@ class Trainer:
         watch = Watch(self.expdir, name, self.step, self.total_steps, progress, is_main)
         with Stopper() as stopper, watch:
             while self.step < self.total_steps and not stopped:
-                loss, norm, records, stopped = self._one_step(batches, watch, stopper)
+                step = self._one_step(batches, stopper)
+                loss, stopped = step.loss, step.stopped
                 lr = self.optimizer.param_groups[0]["lr"]
-                watch.step(loss, lr)
+                watch.step(loss, lr, step.tokens, step.samples, step.waited)
                 if math.isfinite(loss):
                     self.losses = [self.losses[0] + loss, self.losses[1] + 1]
                 last = self.step == self.total_steps
                 if self.step % self.runner.log_step == 0 or last:
                     mean = self.losses[0] / max(self.losses[1], 1)
-                    values = {"loss": mean, "lr": lr, "gradient_norm": norm, "skipped_steps": self.skipped_steps}
-                    watch.log(self.step, {**values, **watch.rate.values()}, records, "train-")
+                    values = {"loss": mean, "lr": lr, "gradient_norm": step.norm, "skipped_steps": self.skipped_steps}
+                    watch.log(self.step, {**values, **watch.rate.values()}, step.records, "train-")
                     self.losses = [0.0, 0]
                     watch.rate.reset()
                 if self.step % self.runner.eval_step == 0 or last:
@@ -96,6 +109,8 @@ class Trainer:
                 if self.step % self.runner.save_step == 0:
                     self._save()
             self._save()
+        if is_main:
+            print(watch.summary(self.world.size))
         if self.skipped_steps and is_main:
             print(
                 f"{self.skipped_steps} of {self.step} steps changed nothing: their gradient was not finite",
@@ -115,14 +130,8 @@ class Trainer:
         left = self.total_steps - self.step
         return iter(self.expert.get_train_dataloader(self.step * parts, left * parts))
 
-    def _one_step(
-        self, batches: Iterator[Batch], watch: Watch | None = None, stopper: Stopper | None = None
-    ) -> tuple[float, float, dict[str, Any], bool]:
-        """One update of the weights.
-
-        Returns: the loss and the gradient's norm, of all processes together; what is to be logged; whether any process
-        was asked to stop.
-        """
+    def _one_step(self, batches: Iterator[Batch], stopper: Stopper | None = None) -> Step:
+        """One update of the weights."""
         step = self.step + 1
         begin = time.perf_counter()
         parts = [next(batches) for _ in range(self.runner.gradient_accumulate_steps)]
@@ -135,8 +144,6 @@ class Trainer:
         elements, tokens, audio = self.world.sum(*counts)
         if elements == 0:
             raise SaatError(f"no audio of a step can be read: is the corpus still there? {parts[0].problems[0][1]}")
-        if watch is not None:
-            watch.rate.add(tokens, audio, waited)
         # Dropout too is a function of the seed and the step, so no state of a generator has to be kept.
         torch.manual_seed(draw(self.expert.seed, DROPOUT, step, self.world.rank))
         loss, records = self._backward(readable, elements, step)
@@ -157,7 +164,7 @@ class Trainer:
             raise SaatError(self._advice())
         asked = stopper is not None and stopper.signum is not None
         loss, stopped = self.world.sum(loss, asked)
-        return loss, norm, records, bool(stopped)
+        return Step(loss, norm, records, tokens, audio, waited, bool(stopped))
 
     def _backward(self, parts: list[Batch], elements: float, step: int) -> tuple[float, dict[str, Any]]:
         """Gradients of this process's parts, summed over the processes. Returns its share of the loss, and records."""
@@ -185,7 +192,7 @@ class Trainer:
         if self.world.is_main:
             watch.log(self.step, values, self.expert.attention_images())
         self.expert.train()
-        watch.rate.leave_out(time.perf_counter() - begin)
+        watch.leave_out(time.perf_counter() - begin)
 
     def _advice(self) -> str:
         kept = list(experiment.checkpoints(self.expdir).values())

@@ -25,15 +25,11 @@ class Rate:
         self.begin = time.perf_counter()
         self.tokens, self.samples, self.waited = 0, 0, 0.0
 
-    def add(self, tokens: int, samples: int, waited: float) -> None:
+    def add(self, tokens: float, samples: float, waited: float) -> None:
         """A step's tokens, samples of audio, and seconds of waiting."""
         self.tokens += tokens
         self.samples += samples
         self.waited += waited
-
-    def leave_out(self, seconds: float) -> None:
-        """Time that was spent on something else."""
-        self.begin += seconds
 
     def values(self) -> dict[str, float]:
         seconds = max(time.perf_counter() - self.begin, 1e-9)
@@ -60,7 +56,7 @@ class Watch:
         self.name = name
         self.is_main = is_main
         self.complained = False
-        self.rate = Rate()
+        self.rate, self.whole = Rate(), Rate()  # since the last log, and of the whole run
         self.bar = tqdm(
             total=total_steps,
             initial=step,
@@ -81,8 +77,10 @@ class Watch:
         self.bar.close()
         self._to_tensorboard(lambda logger: logger.close())
 
-    def step(self, loss: float, lr: float) -> None:
-        """After every step."""
+    def step(self, loss: float, lr: float, tokens: float, samples: float, waited: float) -> None:
+        """After every step: its loss and learning rate; its tokens and samples of audio; seconds waited for data."""
+        for rate in (self.rate, self.whole):
+            rate.add(tokens, samples, waited)
         rate = self.rate.values()
         self.bar.set_postfix(
             {
@@ -119,6 +117,20 @@ class Watch:
             if not self.complained:
                 self.bar.write(f"{self.file} will lack lines: {error}", file=sys.stderr)
             self.complained = True
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent on training."""
+        for rate in (self.rate, self.whole):
+            rate.begin += seconds
+
+    def summary(self, processes: int) -> str:
+        """How fast it was."""
+        rate = self.whole.values()
+        each = f" ({rate['tokens_per_second'] / processes:.0f} each of {processes} processes)" if processes > 1 else ""
+        return (
+            f"{rate['tokens_per_second']:.0f} tokens a second{each}, {rate['times_real_time']:.0f} times real time, "
+            f"{rate['waiting_for_data']:.1%} of the time spent waiting for data"
+        )
 
     def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
         """A full disk does not end the run here, but where something would be lost: at a checkpoint."""

@@ -61,7 +61,7 @@ def test_accumulation_changes_nothing(corpus, tmp_path, upstream):
             torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
         )
         batches = trainer._batches()
-        losses = [trainer._one_step(batches)[0] for _ in range(3)]
+        losses = [trainer._one_step(batches).loss for _ in range(3)]
         found.append((losses, gradients))
     for losses, gradients in found[1:]:
         assert losses == pytest.approx(found[0][0], rel=1e-9)
