@@ -1,7 +1,7 @@
 """How long pre-training will take: counted operations, measured memory, and an assumed speed of the machine.
 
 `python -m saat.analysis.plan --gpus 8 --tflops 60` prints, for each upstream, the operations of a step (counted by
-torch in one crop's forward and backward pass), the memory a crop needs, and the hours that 100k steps take at that speed.
+torch in one crop's forward and backward pass), the memory a crop needs, and the hours of 100k steps at that speed.
 """
 
 import argparse
