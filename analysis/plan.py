@@ -8,9 +8,8 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from saat.analysis.measure import operations
 from saat.pretrain.device import PRECISIONS, autocast
 from saat.pretrain.masking import mask_tokens
 from saat.pretrain.model import MaskedAcousticModel, target_dim
@@ -55,12 +54,9 @@ def count(upstream: str, recipe: str, precision: str) -> dict[str, float]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss()
-    # The counter does not know the CPU's fused attention; the plain one has the same operations.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        loss().backward()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
-        "flops": counter.get_total_flops(),
+        "flops": operations(lambda: loss().backward()),
         "saved_bytes": sum(saved.values()),
         "parameters": parameters,
         "tokens": tokens,
