@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 
 from saat.analysis.measure import in_turn, matrix_product, middle, operations, peak_bytes, ratios
-from saat.analysis.subjects import PEERS, S3PRL, VARIANTS, Workload, config_of, run_of
+from saat.analysis.subjects import PEERS, S3PRL, VARIANTS, Workload, run_of
 from saat.errors import SaatError
 from saat.upstream.encoder import AudioAlbert
 
 REFERENCE = "saat_qk"
 MATMUL = "matrix product"
-SECONDS_A_TOKEN = 0.03
 
 
 def gate(name: str, work: Workload) -> None:
@@ -24,10 +23,11 @@ def gate(name: str, work: Workload) -> None:
     Errors: SaatError where they differ.
     """
     work = replace(work, batch=min(work.batch, 2), length=min(work.length, 1500), ragged=True, dtype=torch.float32)
-    config = config_of(name, work.length)
+    config = work.config(name)
     torch.manual_seed(0)
     attention = AudioAlbert(config).to(work.device).eval().layer.attention
-    hidden, lengths = work.features(config.transformer.hidden_size), work.lengths()
+    lengths = work.lengths()
+    hidden = torch.randn(work.batch, work.length, config.transformer.hidden_size).to(work.device)
     with torch.no_grad():
         fast = attention(hidden, lengths)
         value = attention.split(attention.value(hidden))
@@ -59,13 +59,14 @@ def bench(names: list[str], work: Workload, rounds: int, memory: bool = True, pr
         if name in VARIANTS:
             gate(name, work)
     runs = {name: run_of(name, work) for name in names}
-    transformer = config_of(REFERENCE, work.length).transformer
+    transformer = work.config(REFERENCE).transformer
     product, product_operations = matrix_product(
         work.length * work.batch, transformer.hidden_size, transformer.intermediate_size, work.dtype, work.device
     )
     times = in_turn({MATMUL: product, **runs}, rounds, work.device, progress)
     rate = product_operations / middle(times[MATMUL])[0]
     tokens = int(work.lengths().sum())
+    audio = tokens * (0.01 if work.end_to_end else 0.03)  # seconds
     found = []
     for name, run in runs.items():
         median, spread = middle(times[name])
@@ -73,8 +74,10 @@ def bench(names: list[str], work: Workload, rounds: int, memory: bool = True, pr
         entry = {
             "upstream": name,
             "mode": work.mode,
+            "end_to_end": work.end_to_end,
             "length": work.length,
             "batch": work.batch,
+            "hidden": work.hidden,
             "ragged": work.ragged,
             "dtype": str(work.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(work.device) if "cuda" in work.device else platform.machine(),
@@ -88,7 +91,7 @@ def bench(names: list[str], work: Workload, rounds: int, memory: bool = True, pr
             "roofline": flops / rate / median,
             "matmul_flops_per_second": rate,
             "tokens_per_second": tokens / median,
-            "times_real_time": tokens * SECONDS_A_TOKEN / median,
+            "times_real_time": audio / median,
         }
         for key, reference in (("ratio_to_qk", REFERENCE), ("ratio_to_s3prl", S3PRL)):
             if reference in times:
@@ -124,8 +127,9 @@ def as_table(entries: list[dict]) -> str:
         ]
         lines.append("  ".join(cells))
     first = entries[0]
+    what = f"{first['mode']}, waveforms to hidden states" if first["end_to_end"] else first["mode"]
     head = (
-        f"{first['mode']}, batch {first['batch']}{', ragged' if first['ragged'] else ''}, {first['dtype']}, "
+        f"{what}, batch {first['batch']}{', ragged' if first['ragged'] else ''}, {first['dtype']}, "
         f"{first['device']}, {first['threads']} threads, torch {torch.__version__}; "
         "medians, +- half the distance of the quartiles"
     )

@@ -11,7 +11,6 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 import saat
+from saat.analysis.subjects import S3PRL, Workload, expert_of
 
-SUBJECTS = ("s3prl_audio_albert", "saat_qk", "saat_ours")
+SUBJECTS = (S3PRL, "saat_qk", "saat_ours")
 
 
 def waveforms(utterances: int, seconds: float, corpus: str | None) -> list[torch.Tensor]:
@@ -39,44 +39,6 @@ def waveforms(utterances: int, seconds: float, corpus: str | None) -> list[torch
     speech = torch.cat(parts)
     speech = speech.repeat(-(-utterances * samples // len(speech)))
     return list(speech[: utterances * samples].view(utterances, samples))
-
-
-def s3prl_audio_albert(frames: int):
-    """S3PRL's own upstream with random weights, by its own route: a checkpoint file."""
-    from s3prl.upstream.audio_albert.expert import UpstreamExpert
-    from s3prl.upstream.mockingjay.model import TransformerConfig, TransformerModel
-
-    transformer = {
-        "input_dim": -1, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12,
-        "intermediate_size": 3072, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
-        "share_layer": True, "pre_layer_norm": False,
-    }  # fmt: skip
-    feature = {"feat_type": "mel", "channel": 0, "log": True, "delta": 0, "cmvn": True}
-    audio = {"target_level": -25, "win_ms": 25, "hop_ms": 10, "n_freq": 201, "n_mels": 80, "n_mfcc": 13}
-    config = {
-        "transformer": transformer,
-        "audio": {**audio, "input": feature, "target": feature},
-        "task": {"sequence_length": frames},
-    }
-    states = {"Upstream_Config": config, "Config": {}}
-    states["Transformer"] = TransformerModel(TransformerConfig(transformer), 80).state_dict()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "states-0.ckpt"
-        torch.save(states, path)
-        return UpstreamExpert(str(path))
-
-
-def subject(name: str, frames: int) -> torch.nn.Module:
-    """One upstream in eval."""
-    if name == "s3prl_audio_albert":
-        return s3prl_audio_albert(frames).eval()
-    from saat.upstream import hubconf
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.yaml"
-        path.write_text(json.dumps({"audio": {"delta": 0, "stack": 1}, "transformer": {"max_length": frames}}))
-        return getattr(hubconf, f"{name}_untrained")(model_config=str(path)).eval()
 
 
 def peak_memory() -> int:
@@ -102,9 +64,9 @@ def main() -> None:
     saat.register()
     torch.set_num_threads(options.threads)
     wavs = waveforms(options.utterances, options.seconds, options.corpus)
-    frames = round(100 * options.seconds) + 1  # S3PRL has one frame more than we
+    work = Workload(length=round(100 * options.seconds), end_to_end=True)
     names = (options.only,) if options.only else tuple(options.subjects)
-    subjects = {name: subject(name, frames) for name in names}
+    subjects = {name: expert_of(name, work) for name in names}
     seconds = dict.fromkeys(names, 0.0)
     batches = [wavs[i : i + options.batch] for i in range(0, len(wavs), options.batch)]
     with torch.no_grad():
@@ -144,7 +106,7 @@ def main() -> None:
         ]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         peak = json.loads(out.splitlines()[-1])["peak_bytes"] / 2**30
-        ratio = seconds[name] / seconds["s3prl_audio_albert"]
+        ratio = seconds[name] / seconds[S3PRL]
         print(f"{name:20} {seconds[name]:8.1f} s  {ratio:5.2f} of S3PRL's  {audio / seconds[name]:7.1f} x real time  "
               f"{peak:5.2f} GiB peak")  # fmt: skip
 

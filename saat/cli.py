@@ -18,6 +18,23 @@ def parser() -> argparse.ArgumentParser:
     )
     listing = commands.add_parser("list", help="the upstreams: paper row, complexity, capabilities")
     listing.add_argument("--json", action="store_true", help="as a list of objects")
+    bench = commands.add_parser("bench", help="time the upstreams and their peers, in turn")
+    bench.add_argument("--upstreams", nargs="+", metavar="NAME", help="default: all 13, S3PRL's and other peers")
+    bench.add_argument("--length", nargs="+", type=int, default=[500], help="tokens; several for the scaling")
+    bench.add_argument("--batch", type=int, default=4)
+    bench.add_argument("--hidden", type=int, default=768, help="hidden size, a multiple of 12 (default: %(default)s)")
+    bench.add_argument("--train", action="store_true", help="a step of pre-training instead of inference")
+    bench.add_argument("--ragged", action="store_true", help="utterances of different lengths")
+    bench.add_argument(
+        "--end-to-end", action="store_true", help="waveforms to hidden states, with S3PRL's features: tokens of 10 ms"
+    )
+    bench.add_argument("--corpus", metavar="FOLDER", help="real speech; noise without")
+    bench.add_argument("--dtype", default="float32", help="float32, bfloat16, float16 (default: %(default)s)")
+    bench.add_argument("--device", help="default: cuda where there is one, else cpu")
+    bench.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    bench.add_argument("--rounds", type=int, default=10, help="after one to warm up (default: %(default)s)")
+    bench.add_argument("--json", metavar="FILE", help="a list of objects, one a subject and length")
+    bench.add_argument("--plot", metavar="FILE", help="an image: scaling, or the ratios at one length")
     run = commands.add_parser("run", help="run a script with the upstreams and probes registered in S3PRL")
     run.add_argument("script", help="a Python file, such as a lab's own run_downstream.py")
     run.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
@@ -37,6 +54,10 @@ def main(argv: list[str] | None = None) -> int:
 
             entries = describe_all()
             print(json.dumps(entries, indent=1) if options.json else as_table(entries))
+        elif options.command == "bench":
+            from saat.analysis.bench_command import run
+
+            run(options)
         else:
             from saat.run import run_script
 
