@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saat.upstream.attention import REGISTRY, variant
-from saat.upstream.attention.lsh import LSH
+from saat.upstream.attention.lsh import LSH, among_largest
 from saat.upstream.audio import find_audio, read_audio
 from saat.upstream.config import TransformerConfig
 from saat.upstream.expert import UpstreamExpert
@@ -26,9 +26,9 @@ def recall(module: LSH, q: Tensor, n_hashes: int) -> float:
     config = replace(module.config, n_hashes=n_hashes, vector_rows=max(n, module.config.vector_rows))
     other = type(module)(TransformerConfig(hidden_size=q.shape[0] * q.shape[2], num_attention_heads=q.shape[0]), config)
     lengths = torch.tensor([n])
-    true = (q @ q.transpose(-1, -2)).topk(min(config.num_keys, n), dim=-1).indices
-    found, _ = other.eval().select_keys(q[None], lengths, other.prepare(lengths, n, q))
-    return float((found[0, ..., :, None] == true[..., None, :]).any(-1).float().mean())
+    true = among_largest(q @ q.transpose(-1, -2), config.num_keys)
+    found = other.eval().select_keys(q[None], lengths, other.prepare(lengths, n, q))[0]
+    return float(found[true].float().mean())
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ softmaxes their ordinary scaled dot products. No gradient flows through the sele
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,27 +118,16 @@ class LSH(SharedQK):
             products = direction @ keys.transpose(-1, -2)
         return products.masked_fill_(~real[:, :, None, :], float("-inf"))
 
-    def select_keys(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys each query sees.
+    def select_keys(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """Which keys each query sees: (B, A, T, T), bool, min(k, n) True in each row.
 
         Args: q (B, A, T, d); lengths (B,); vectors (1 or B, A, T, n_hashes, d + extra).
-        Returns: indices (B, A, T, min(k, T)), and whether each is one of the min(k, n) keys (bool): padding is not.
         """
-        products = self.hash_products(q, lengths, vectors)
-        top = products.topk(min(self.config.num_keys, q.shape[2]), dim=-1, sorted=False)
-        return top.indices, top.values > float("-inf")
-
-    def selected_mask(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
-        """(B, A, T, T) of the dtype of q: 0 at the keys a query sees, -inf elsewhere."""
-        with torch.no_grad():
-            indices, chosen = self.select_keys(q, lengths, vectors)
-            hidden = torch.full_like(q[..., :1], float("-inf")).expand(*q.shape[:3], q.shape[2]).contiguous()
-            shown = torch.zeros_like(indices, dtype=q.dtype).masked_fill_(~chosen, float("-inf"))
-            return hidden.scatter_(-1, indices, shown)
+        return among_largest(self.hash_products(q, lengths, vectors), self.config.num_keys)
 
     def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         q, k = self.queries_and_keys(hidden)
-        selected = self.selected_mask(q, lengths, self.prepare(lengths, hidden.shape[1], hidden)) == 0
+        selected = self.select_keys(q, lengths, self.prepare(lengths, hidden.shape[1], hidden))
         return self.masked_softmax(self.scores(q, k), lengths, selected)
 
     def forward(self, hidden: Tensor, lengths: Tensor, prepared: Tensor | None = None) -> Tensor:
@@ -145,9 +135,32 @@ class LSH(SharedQK):
         q, k = self.queries_and_keys(hidden)
         v = self.split(self.value(hidden))
         dropout = self.dropout if self.training else 0.0
-        mask = self.selected_mask(q, lengths, vectors)
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        selected = self.select_keys(q, lengths, vectors)
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=selected, dropout_p=dropout)
         return context.transpose(1, 2).flatten(2)
+
+
+def among_largest_by_topk(scores: Tensor, count: int) -> Tensor:
+    """The definition of `among_largest`."""
+    top = scores.topk(min(count, scores.shape[-1]), dim=-1, sorted=False)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, top.indices, top.values > float("-inf"))
+
+
+@torch.no_grad()
+@torch.compiler.disable  # it would make torch's sort of numpy's
+def among_largest(scores: Tensor, count: int) -> Tensor:
+    """Which entries are among the `count` largest of their row, -inf never: (…, n) to bool."""
+    if scores.device.type != "cpu" or scores.dtype == torch.bfloat16 or count >= scores.shape[-1]:
+        return among_largest_by_topk(scores, count)
+    # On a CPU numpy sorts a row (with AVX) several times faster than torch selects from it.
+    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=-1))
+    last, next_one = ordered[..., -count].clamp_min(torch.finfo(scores.dtype).min), ordered[..., -count - 1]
+    chosen = scores >= last[..., None]
+    # With equals at the boundary the threshold alone lets too many in; and NaN sorts last.
+    unclear = ~(last > next_one) | ordered[..., -1].isnan()
+    if bool(unclear.any()):
+        chosen[unclear] = among_largest_by_topk(scores[unclear], count)
+    return chosen
 
 
 def squared_norm(x: Tensor) -> Tensor:
