@@ -62,14 +62,14 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def killed_run(expdir: Path, corpus: Path, steps: int, kills: int, rng: random.Random) -> list[int]:
-    """Returns the newest checkpoint's step after each kill. The delays reach from before the first import to seconds of
-    training; every other time the workers die with the process."""
+def killed_run(expdir: Path, corpus: Path, steps: int, kills: int, longest: float, rng: random.Random) -> list[int]:
+    """Returns the newest checkpoint's step after each kill. The delays reach from before the first import to some time
+    of training; every other time the workers die with the process."""
     reached = []
     for i in range(kills):
         process = start(expdir, corpus, steps)
         try:
-            process.wait(timeout=rng.uniform(0, 14))
+            process.wait(timeout=rng.uniform(0, longest))
             raise SystemExit(f"the run ended by itself (code {process.returncode}) after {i} kills: pass more --steps")
         except subprocess.TimeoutExpired:
             pass
@@ -102,10 +102,16 @@ def main() -> None:
     before = digest(corpus)
     whole, killed = options.folder / "whole", options.folder / "killed"
     begin = time.monotonic()
-    if start(whole, corpus, options.steps).wait():
+    process, ready = start(whole, corpus, options.steps), None
+    while process.poll() is None:
+        time.sleep(0.1)
+        if ready is None and steps_on_disk(whole):
+            ready = time.monotonic() - begin
+    if process.returncode:
         raise SystemExit(f"the undisturbed run failed: see {whole.with_suffix('.log')}")
-    print(f"undisturbed: {options.steps} steps in {time.monotonic() - begin:.0f} s", flush=True)
-    killed_run(killed, corpus, options.steps, options.kills, random.Random(options.seed))
+    spent = time.monotonic() - begin
+    print(f"undisturbed: {options.steps} steps in {spent:.0f} s, the first checkpoint after {ready:.0f} s", flush=True)
+    killed_run(killed, corpus, options.steps, options.kills, 2 * ready, random.Random(options.seed))
     assert start(killed, corpus, options.steps).wait() == 0, f"the killed run does not complete: see {killed}.log"
 
     from tests.pretrain.conftest import same
