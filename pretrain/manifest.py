@@ -1,5 +1,6 @@
 """The corpus: every usable audio file below some folders with its length, remembered in the user's cache folder."""
 
+import functools
 import hashlib
 import json
 import os
@@ -64,6 +65,7 @@ def load_corpus(
     wanted = _read_split(splits) if splits else None
     paths, samples, names, skipped = [], [], [], []
     seen = set()
+    real_folder = functools.cache(os.path.realpath)
     for folder in folders:
         root = Path(folder).expanduser().resolve()
         files = {path: path.relative_to(root).as_posix() for path in find_audio(root)}
@@ -71,9 +73,10 @@ def load_corpus(
         lengths, broken = _lengths(root, chosen, set(files.values()))
         skipped += broken
         for path, length in lengths.items():
-            if path in seen:
-                continue  # one folder may lie within another
-            seen.add(path)
+            place = (real_folder(path.parent), path.name)
+            if place in seen:
+                continue  # one folder may lie within another, or be linked to from there
+            seen.add(place)
             if length < shortest:
                 skipped.append(f"{path}: {length} samples at 16 kHz, shorter than a token of {shortest}")
                 continue

@@ -1,5 +1,6 @@
 """Audio files in: found, decoded, resampled to 16 kHz, mixed down to mono."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,29 @@ class AudioError(SaatError):
 
 
 def find_audio(folder: str | Path) -> list[Path]:
-    """Every audio file below a folder, sorted by path.
+    """Every audio file below a folder, sorted by path; linked folders are followed, each folder is entered once.
 
     Errors: SaatError when the folder is missing or holds no audio.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise SaatError(f"no such folder: {folder}; name an existing folder of audio")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
-    if not files:
+    # A link back up leads to what is no part of this corpus.
+    found, entered = [], set(map(str, Path(os.path.realpath(folder)).parents))
+    # Not rglob, which follows links from Python 3.13 on only, and into a loop where they make one.
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()  # of two ways to a folder, the same one is taken everywhere
+        paths = (Path(where, name) for name in files)
+        found += [path for path in paths if path.suffix.lower() in AUDIO_ENDINGS and path.is_file()]
+    if not found:
         endings = " ".join(sorted(AUDIO_ENDINGS))
         raise SaatError(f"no audio below {folder}: looked for files ending in {endings}")
-    return files
+    return sorted(found)
 
 
 def audio_length(path: str | Path) -> int:
