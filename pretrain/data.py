@@ -5,7 +5,10 @@ s is utterance s mod N of epoch s div N. A step takes the next `total_batch` sam
 (gradient accumulation) take the same samples in the same order, whatever their size.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -149,9 +152,24 @@ class Continuing(Sampler):
         yield from range(begin, begin + self.count)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the workers too, but it is the training process that decides when to stop."""
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach the workers too, but it is the training process that decides when to stop.
+
+    What that process itself sends is obeyed: multiprocessing ends workers by SIGTERM, and would wait for ever for one
+    that ignores it. (When it dies without a word, torch's workers notice and end by themselves.)
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS: who sent a signal cannot be known, so SIGTERM acts
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    parent = multiprocessing.parent_process().pid
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def loader(crops: Crops, first: int, count: int, num_workers: int, pin_memory: bool) -> DataLoader:
@@ -162,5 +180,5 @@ def loader(crops: Crops, first: int, count: int, num_workers: int, pin_memory: b
         sampler=Continuing(first, count),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_stopping_to_the_parent,
     )
