@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-p", "--expdir", help="folder of the experiment, instead of -n")
     p.add_argument("-c", "--config", help=f"recipe: one of {recipes}, or a YAML file (default: {DEFAULT})")
     p.add_argument("-g", "--upstream_config", help="YAML file of the model's config, over the recipe's own")
-    p.add_argument("--corpus", nargs="+", metavar="FOLDER", help="audio; sets config.pretrain_expert.datarc.corpus")
+    p.add_argument(
+        "--corpus", nargs="+", metavar="PATH", help="folders, .csv, .txt; sets config.pretrain_expert.datarc.corpus"
+    )
     p.add_argument("-o", "--override", help='"config.optimizer.lr=1e-3,,args.seed=3": highest priority')
     p.add_argument("-e", "--past_exp", metavar="CKPT", help="resume from a checkpoint, or from a folder's newest")
     p.add_argument("-a", "--auto_resume", action="store_true", help="resume where the folder has checkpoints")

@@ -87,7 +87,7 @@ class Crops(Dataset):
         self.corpus = corpus
         self.hop = config.audio.hop
         self.crop = config.task.sequence_length * self.hop  # samples
-        self.shortest = config.audio.stride
+        self.stride = config.audio.stride
         self.batch_size = batch_size
         self.seed = seed
         self.total_batch = total_batch
@@ -104,6 +104,18 @@ class Crops(Dataset):
             last = {e: order for e, order in self._orders.items() if e == epoch - 1}
             self._orders = {**last, epoch: epoch_order(taken, self.total_batch, self.seed, epoch)}
         return self._orders[epoch]
+
+    def padding_share(self, epoch: int) -> float:
+        """Of the tokens that the model computes in the batches beginning in an epoch, the share that is padding."""
+        count = len(self.corpus.paths)
+        begin, end = (-(-bound * count // self.batch_size) * self.batch_size for bound in (epoch, epoch + 1))
+        taken = self.corpus.samples.clamp_max(self.crop)
+        # The last of these batches may reach into the next epoch, or, of a tiny corpus, into several.
+        epochs = range(begin // count, -(-end // count))
+        orders = [epoch_order(taken, self.total_batch, self.seed, number) for number in epochs]
+        utterances = torch.cat(orders)[begin - epochs.start * count :][: end - begin] if orders else taken[:0].long()
+        tokens = num_tokens(taken[utterances], self.stride).view(-1, self.batch_size)
+        return 1 - int(tokens.sum()) / max(int(tokens.amax(1).sum()) * self.batch_size, 1) if len(tokens) else 0.0
 
     def place(self, number: int) -> tuple[int, int, int]:
         """Utterance, first sample and samples of the crop that a sample number stands for."""

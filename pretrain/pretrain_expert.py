@@ -67,7 +67,7 @@ class UpstreamPretrainExpert(nn.Module):
         if not self.datarc.corpus:
             raise SaatError("no corpus: pass --corpus FOLDER… (config.pretrain_expert.datarc.corpus)")
         self.corpus = load_corpus(
-            self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file
+            self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file, self.datarc.root
         )
         batch_size = self.datarc.train_batch_size
         self.crops = crops.Crops(self.corpus, self.config, batch_size, batch_size * accumulate, seed)

@@ -44,7 +44,8 @@ class OptimizerConfig:
 class DataConfig:
     """The corpus and how it is read."""
 
-    corpus: list[str] = field(default_factory=list)  # folders of audio, looked through at any depth
+    corpus: list[str] = field(default_factory=list)  # folders of audio, at any depth; S3PRL's .csv, .txt with paths
+    root: str | None = None  # where relative paths in such lists start; else at the list or a folder above it
     splits: str | None = None  # a list of utterance ids, or a folder with train_split.txt: only these are used
     demo_corpus: bool = False  # without a corpus: the embedded one, made where it is absent
     train_batch_size: int = 50  # crops in a batch
@@ -108,8 +109,9 @@ def merged(recipe: Recipe, values: dict, where: str) -> Recipe:
     recipe = typed(recipe, values, where)
     # Absolute, so that a run can be resumed from another directory.
     recipe = recipe.with_datarc(corpus=[str(Path(folder).expanduser().resolve()) for folder in recipe.datarc.corpus])
-    if recipe.datarc.splits:
-        recipe = recipe.with_datarc(splits=str(Path(recipe.datarc.splits).expanduser().resolve()))
+    for name in ("splits", "root"):
+        if getattr(recipe.datarc, name):
+            recipe = recipe.with_datarc(**{name: str(Path(getattr(recipe.datarc, name)).expanduser().resolve())})
     _check(recipe, where)
     return recipe
 
