@@ -12,6 +12,7 @@ from saat import configs
 from saat.errors import SaatError
 from saat.pretrain import experiment
 from saat.pretrain.device import choose_device
+from saat.pretrain.download import download, part_folders
 from saat.pretrain.loop import Interrupted, Trainer
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
 from saat.pretrain.recipe import DEFAULT, Recipe, load_recipe, merged, parse_overrides, recipe_file
@@ -45,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--corpus", nargs="+", metavar="PATH", help="folders, .csv, .txt; sets config.pretrain_expert.datarc.corpus"
     )
+    p.add_argument(
+        "--download", nargs="+", metavar="PART", help="fetch parts of LibriSpeech, such as dev-clean, as corpus"
+    )
+    p.add_argument("--download-dir", metavar="FOLDER", help="where to (default: the user's cache folder)")
     p.add_argument("-o", "--override", help='"config.optimizer.lr=1e-3,,args.seed=3": highest priority')
     p.add_argument("-e", "--past_exp", metavar="CKPT", help="resume from a checkpoint, or from a folder's newest")
     p.add_argument("-a", "--auto_resume", action="store_true", help="resume where the folder has checkpoints")
@@ -144,7 +149,11 @@ def pretrain(argv: list[str], progress: bool = True) -> Path:
     Errors: SaatError for whatever the user got wrong; Interrupted after a signal, when everything is saved.
     """
     options = parser().parse_args(argv)
+    parts = part_folders(options.download or [], options.download_dir)
+    if parts:
+        options.corpus = [*(options.corpus or []), *map(str, parts)]
     plan = make_plan(options)
+    download(parts, progress)
     recipe, runner = plan.recipe, plan.recipe.runner
     datarc = recipe.datarc
     if datarc.demo_corpus and not datarc.corpus:

@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -145,6 +146,25 @@ class Crops(Dataset):
             torch.tensor([len(wav) for wav in audio], dtype=torch.int64),
             problems,
         )
+
+
+class Timed:
+    """An iterator that counts the seconds spent waiting for what it hands out, in `waited`."""
+
+    def __init__(self, items: Iterable):
+        begin = time.perf_counter()
+        self.items = iter(items)  # a DataLoader starts its workers here
+        self.waited = time.perf_counter() - begin
+
+    def __iter__(self) -> "Timed":
+        return self
+
+    def __next__(self) -> Any:
+        begin = time.perf_counter()
+        try:
+            return next(self.items)
+        finally:
+            self.waited += time.perf_counter() - begin
 
 
 class Continuing(Sampler):

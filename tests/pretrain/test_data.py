@@ -1,6 +1,7 @@
 """The endless sequence of samples: every step's batch is a function of the seed and the step."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import soundfile
 import torch
 
 from saat.errors import SaatError
-from saat.pretrain.data import Crops, epoch_order, loader
+from saat.pretrain.data import Crops, Timed, epoch_order, loader
 from saat.pretrain.manifest import Corpus, load_corpus
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
 from saat.pretrain.recipe import load_recipe
@@ -189,3 +190,18 @@ def test_padding_share_is_that_of_the_batches(config, count, size, total):
         computed, real = sum(max(t) * len(t) for t in tokens), sum(map(sum, tokens))
         assert crops.padding_share(epoch) == pytest.approx(1 - real / computed if tokens else 0.0)
     assert Crops(fake_corpus(lengths), config, 1, total, 5).padding_share(0) == 0
+
+
+def test_waiting_is_counted():
+    def slow():
+        for i in range(3):
+            time.sleep(0.05)
+            yield i
+
+    timed = Timed(slow())
+    for i, item in enumerate(timed):
+        assert item == i and 0.05 * (i + 1) <= timed.waited
+        time.sleep(0.2)  # what is done with an item is not waiting
+    assert timed.waited < 0.5
+    with pytest.raises(StopIteration):
+        next(timed)
