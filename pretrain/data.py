@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from saat.pretrain.audio_cache import AudioCache
 from saat.pretrain.draws import BITS, CROP, GROUPS, ORDER, draw, draws
 from saat.pretrain.manifest import Corpus
 from saat.upstream.audio import AudioError, read_audio
@@ -82,10 +83,20 @@ class Crops(Dataset):
         batch_size: samples in a batch.
         total_batch: samples in a step; a multiple of batch_size.
         seed: of the order and the crops.
+        cache_gb: disk for decoded audio; see `audio_cache`.
     """
 
-    def __init__(self, corpus: Corpus, config: ModelConfig, batch_size: int, total_batch: int, seed: int):
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: ModelConfig,
+        batch_size: int,
+        total_batch: int,
+        seed: int,
+        cache_gb: float = 0.0,
+    ):
         self.corpus = corpus
+        self.cache = AudioCache(corpus.samples, cache_gb) if cache_gb else None
         self.hop = config.audio.hop
         self.crop = config.task.sequence_length * self.hop  # samples
         self.stride = config.audio.stride
@@ -132,7 +143,10 @@ class Crops(Dataset):
             utterance, start, samples = self.place(number)
             path = self.corpus.paths[utterance]
             try:
-                wav = read_audio(path, start, samples)
+                if self.cache is not None and self.cache.keeps(utterance):
+                    wav = self.cache.read(path, start, samples)
+                else:
+                    wav = read_audio(path, start, samples)
                 if len(wav) < samples:
                     raise AudioError(f"{path}: ends early: it was longer when this run began, or its header lies")
             except AudioError as error:

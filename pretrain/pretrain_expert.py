@@ -70,7 +70,9 @@ class UpstreamPretrainExpert(nn.Module):
             self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file, self.datarc.root
         )
         batch_size = self.datarc.train_batch_size
-        self.crops = crops.Crops(self.corpus, self.config, batch_size, batch_size * accumulate, seed)
+        self.crops = crops.Crops(
+            self.corpus, self.config, batch_size, batch_size * accumulate, seed, self.datarc.cache_gb
+        )
 
         self.features = Features(audio)
         self.target = Features(audio, kind="linear") if self.config.task.target == "linear" else None

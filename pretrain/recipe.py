@@ -50,6 +50,7 @@ class DataConfig:
     demo_corpus: bool = False  # without a corpus: the embedded one, made where it is absent
     train_batch_size: int = 50  # crops in a batch
     num_workers: int = 2  # processes that decode audio
+    cache_gb: float = 0.0  # disk for decoded audio, so that other rates, mp3 and ogg are decoded once; 0: none is kept
     strict: bool = False  # an unusable file ends the run instead of being skipped
 
 
@@ -183,5 +184,7 @@ def _check(recipe: Recipe, where: str) -> None:
 def _check_data(datarc: DataConfig, where: str) -> None:
     if datarc.train_batch_size < 1:
         raise SaatError(f"{where}: datarc.train_batch_size must be at least 1, not {datarc.train_batch_size}")
+    if not datarc.cache_gb >= 0:
+        raise SaatError(f"{where}: datarc.cache_gb must be 0 or more, not {datarc.cache_gb}")
     if datarc.num_workers < 0:
         raise SaatError(f"{where}: datarc.num_workers must be 0 or more, not {datarc.num_workers}")

@@ -13,6 +13,7 @@ from saat.errors import SaatError
 from saat.upstream.config import SAMPLE_RATE
 
 AUDIO_ENDINGS = {".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}
+INEXACT_SEEK = {"MP3", "OGG"}  # libsndfile may land beside the sample asked for, or lack the bits from before it
 
 
 class AudioError(SaatError):
@@ -61,17 +62,17 @@ def read_audio(path: str | Path, start: int = 0, samples: int | None = None) -> 
 
     Args:
         path: a file soundfile can decode, at any rate, with any number of channels.
-        start, samples: a part, in samples at 16 kHz; other rates are decoded whole before the part is taken.
+        start, samples: a part, in samples at 16 kHz; of other rates, mp3 and ogg the whole is decoded first.
 
     Errors: AudioError for a missing, broken or empty file, or one with NaN or infinite samples.
     """
     try:
         with soundfile.SoundFile(str(path)) as file:
-            native = file.samplerate == SAMPLE_RATE
-            if native and start:
-                file.seek(start)
-            data = file.read(samples if native and samples is not None else -1, dtype="float32", always_2d=True)
             rate = file.samplerate
+            part = rate == SAMPLE_RATE and file.format not in INEXACT_SEEK
+            if part and start:
+                file.seek(start)
+            data = file.read(samples if part and samples is not None else -1, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise AudioError(f"{path}: cannot be read as audio: {error}") from error
     if len(data) == 0:
@@ -81,5 +82,6 @@ def read_audio(path: str | Path, start: int = 0, samples: int | None = None) -> 
     wav = torch.from_numpy(data).mean(dim=1)
     if rate != SAMPLE_RATE:
         wav = AF.resample(wav, rate, SAMPLE_RATE)
+    if not part:
         wav = wav[start : None if samples is None else start + samples]
     return wav

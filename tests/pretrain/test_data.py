@@ -205,3 +205,14 @@ def test_waiting_is_counted():
     assert timed.waited < 0.5
     with pytest.raises(StopIteration):
         next(timed)
+
+
+@pytest.mark.parametrize("ending", ["flac", "wav", "ogg", "mp3"])
+def test_a_part_of_a_file_is_that_part_of_the_whole(tmp_path, ending):
+    if ending.upper() not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile has no {ending}")
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, speech_like(6, 3), 16000)
+    whole = read_audio(path)
+    for start in range(0, 90000, 4321):
+        assert torch.equal(read_audio(path, start, 5000), whole[start : start + 5000])
