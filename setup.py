@@ -54,6 +54,7 @@ setup(
         "praatio>=6.0",
         "platformdirs>=3",
         "tqdm>=4.65",
+        "filelock>=3.12",
         "numpy>=1.24",
     ],
     extras_require={

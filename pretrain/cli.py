@@ -11,6 +11,7 @@ from saat import configs
 from saat.errors import SaatError
 from saat.pretrain import experiment
 from saat.pretrain.distributed import World, join
+from saat.pretrain.download import download, part_folders
 from saat.pretrain.loop import Trainer
 from saat.pretrain.plan import SEED, Plan, make_plan
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
@@ -27,7 +28,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-p", "--expdir", help="folder of the experiment, instead of -n")
     p.add_argument("-c", "--config", help=f"recipe: one of {recipes}, or a YAML file (default: {DEFAULT})")
     p.add_argument("-g", "--upstream_config", help="YAML file of the model's config, over the recipe's own")
-    p.add_argument("--corpus", nargs="+", metavar="FOLDER", help="audio; sets config.pretrain_expert.datarc.corpus")
+    p.add_argument(
+        "--corpus", nargs="+", metavar="PATH", help="folders, .csv, .txt; sets config.pretrain_expert.datarc.corpus"
+    )
+    p.add_argument(
+        "--download", nargs="+", metavar="PART", help="fetch parts of LibriSpeech, such as dev-clean, as corpus"
+    )
+    p.add_argument("--download-dir", metavar="FOLDER", help="where to (default: the user's cache folder)")
     p.add_argument("-o", "--override", help='"config.optimizer.lr=1e-3,,args.seed=3": highest priority')
     p.add_argument("-e", "--past_exp", metavar="CKPT", help="resume from a checkpoint, or from a folder's newest")
     p.add_argument("-a", "--auto_resume", action="store_true", help="resume where the folder has checkpoints")
@@ -49,8 +56,13 @@ def pretrain(argv: list[str], progress: bool = True) -> Path:
     Errors: SaatError for whatever the user got wrong; Interrupted after a signal, when everything is saved.
     """
     options = parser().parse_args(argv)
+    parts = part_folders(options.download or [], options.download_dir)
+    if parts:
+        options.corpus = [*(options.corpus or []), *map(str, parts)]
     plan = make_plan(options)
     with join(plan.device) as world:
+        with world.first():
+            download(parts, progress and world.is_main)
         return _run(plan, options, argv, world, progress)
 
 
@@ -82,23 +94,26 @@ def _run(plan: Plan, options: argparse.Namespace, argv: list[str], world: World,
         print(f"{plan.checkpoint} is at step {trainer.step} of {trainer.total_steps}: nothing left to do")
         return plan.checkpoint
     if world.is_main:
-        data = {
-            "utterances": len(expert.corpus.paths),
-            "hours": expert.corpus.hours,
-            "fingerprint": trainer.fingerprint,
-        }
-        start = {"command": argv, "device": plan.device, "processes": world.size, "corpus": data}
-        experiment.prepare(plan.expdir, recipe, plan.config, trainer.step, start)
-        parameters = sum(parameter.numel() for parameter in trainer.parameters)
-        processes = f"{world.size} processes, each " if world.size > 1 else ""
-        print(
-            f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {len(expert.corpus.paths)} utterances, "
-            f"{expert.corpus.hours:.2f} h; steps {trainer.step + 1} to {trainer.total_steps} of "
-            f"{expert.crops.total_batch} crops, {processes}on {plan.device} with {torch.get_num_threads()} threads; "
-            f"in {plan.expdir}"
-        )
+        _announce(plan, trainer, argv)
     world.wait()  # until the folder is there
     return trainer.train(progress)
+
+
+def _announce(plan: Plan, trainer: Trainer, argv: list[str]) -> None:
+    """Prepares the folder, and prints what is about to happen."""
+    expert, processes = trainer.expert, trainer.world.size
+    utterances, hours = len(expert.corpus.paths), expert.corpus.hours
+    data = {"utterances": utterances, "hours": hours, "fingerprint": trainer.fingerprint}
+    start = {"command": argv, "device": plan.device, "processes": processes, "corpus": data}
+    experiment.prepare(plan.expdir, plan.recipe, plan.config, trainer.step, start)
+    parameters = sum(parameter.numel() for parameter in trainer.parameters)
+    padding = expert.crops.padding_share(trainer.step * expert.crops.total_batch // utterances)
+    where = f"{processes} processes, each on {plan.device}" if processes > 1 else f"on {plan.device}"
+    print(
+        f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {utterances} utterances, {hours:.2f} h; "
+        f"steps {trainer.step + 1} to {trainer.total_steps} of {expert.crops.total_batch} crops ({padding:.1%} padding), "
+        f"{where} with {torch.get_num_threads()} threads; in {plan.expdir}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,10 @@ s is utterance s mod N of epoch s div N. A step takes the next `total_batch` sam
 (gradient accumulation) take the same samples in the same order, whatever their size.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from saat.pretrain.audio_cache import AudioCache
 from saat.pretrain.draws import BITS, CROP, GROUPS, ORDER, draw, draws
 from saat.pretrain.manifest import Corpus
 from saat.upstream.audio import AudioError, read_audio
@@ -79,6 +83,7 @@ class Crops(Dataset):
         total_batch: samples in a step; a multiple of batch_size.
         seed: of the order and the crops.
         share: (rank, size): of each batch, every size-th sample from `rank` on, the part of one process.
+        cache_gb: disk for decoded audio; see `audio_cache`.
     """
 
     def __init__(
@@ -89,11 +94,13 @@ class Crops(Dataset):
         total_batch: int,
         seed: int,
         share: tuple[int, int] = (0, 1),
+        cache_gb: float = 0.0,
     ):
         self.corpus = corpus
+        self.cache = AudioCache(corpus.samples, cache_gb) if cache_gb else None
         self.hop = config.audio.hop
         self.crop = config.task.sequence_length * self.hop  # samples
-        self.shortest = config.audio.stride
+        self.stride = config.audio.stride
         self.batch_size = batch_size
         self.seed = seed
         self.total_batch = total_batch
@@ -111,6 +118,18 @@ class Crops(Dataset):
             last = {e: order for e, order in self._orders.items() if e == epoch - 1}
             self._orders = {**last, epoch: epoch_order(taken, self.total_batch, self.seed, epoch)}
         return self._orders[epoch]
+
+    def padding_share(self, epoch: int) -> float:
+        """Of the tokens that the model computes in the batches beginning in an epoch, the share that is padding."""
+        count = len(self.corpus.paths)
+        begin, end = (-(-bound * count // self.batch_size) * self.batch_size for bound in (epoch, epoch + 1))
+        taken = self.corpus.samples.clamp_max(self.crop)
+        # The last of these batches may reach into the next epoch, or, of a tiny corpus, into several.
+        epochs = range(begin // count, -(-end // count))
+        orders = [epoch_order(taken, self.total_batch, self.seed, number) for number in epochs]
+        utterances = torch.cat(orders)[begin - epochs.start * count :][: end - begin] if orders else taken[:0].long()
+        tokens = num_tokens(taken[utterances], self.stride).view(-1, self.batch_size)
+        return 1 - int(tokens.sum()) / max(int(tokens.amax(1).sum()) * self.batch_size, 1) if len(tokens) else 0.0
 
     def place(self, number: int) -> tuple[int, int, int]:
         """Utterance, first sample and samples of the crop that a sample number stands for."""
@@ -131,7 +150,10 @@ class Crops(Dataset):
             utterance, start, samples = self.place(number)
             path = self.corpus.paths[utterance]
             try:
-                wav = read_audio(path, start, samples)
+                if self.cache is not None and self.cache.keeps(utterance):
+                    wav = self.cache.read(path, start, samples)
+                else:
+                    wav = read_audio(path, start, samples)
                 if len(wav) < samples:
                     raise AudioError(f"{path}: ends early: it was longer when this run began, or its header lies")
             except AudioError as error:
@@ -164,9 +186,24 @@ class Continuing(Sampler):
         yield from range(begin, begin + self.count)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the workers too, but it is the training process that decides when to stop."""
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach the workers too, but it is the training process that decides when to stop.
+
+    What that process itself sends is obeyed: multiprocessing ends workers by SIGTERM, and would wait for ever for one
+    that ignores it. (When it dies without a word, torch's workers notice and end by themselves.)
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS: who sent a signal cannot be known, so SIGTERM acts
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    parent = multiprocessing.parent_process().pid
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def loader(crops: Crops, first: int, count: int, num_workers: int, pin_memory: bool) -> DataLoader:
@@ -177,5 +214,5 @@ def loader(crops: Crops, first: int, count: int, num_workers: int, pin_memory: b
         sampler=Continuing(first, count),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_stopping_to_the_parent,
     )

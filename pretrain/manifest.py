@@ -1,5 +1,6 @@
-"""The corpus: every usable audio file below some folders with its length, remembered in the user's cache folder."""
+"""The corpus: every usable audio file of folders and lists with its length, remembered in the user's cache folder."""
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from saat.cache import cache_folder
 from saat.errors import SaatError
+from saat.pretrain.lists import LISTS, read_list
 from saat.upstream.audio import AudioError, audio_length, find_audio
 from saat.upstream.config import SAMPLE_RATE
 
@@ -28,7 +30,7 @@ class Corpus:
 
     paths: list[str]
     samples: Tensor  # (N,), at 16 kHz
-    names: list[str]  # paths below their folder, the same wherever the corpus lies
+    names: list[str]  # paths below their folder or in their list, the same wherever the corpus lies
     skipped: list[str] = field(default_factory=list)  # one line a file: which, and why
 
     @property
@@ -48,36 +50,44 @@ class Corpus:
 
 
 def load_corpus(
-    folders: Iterable[str | Path],
+    sources: Iterable[str | Path],
     shortest: int,
     splits: str | Path | None = None,
     strict: bool = False,
     skipped_file: Path | None = None,
+    root: str | Path | None = None,
 ) -> Corpus:
-    """The utterances of some folders.
+    """The utterances of some folders and lists.
 
     Args:
-        folders: looked through at any depth.
+        sources: folders, looked through at any depth; `.csv` and `.txt` files, see `read_list`.
         shortest: samples at 16 kHz; a shorter utterance has no token and is skipped.
         splits: a list of utterance ids (file names without ending), or a folder with `train_split.txt`; only these.
         strict: an unusable file is an error instead of being skipped.
         skipped_file: where all skipped files are listed, when there are any.
+        root: where the relative paths of lists start.
 
     Errors: SaatError for a missing folder or list, when nothing is usable, and with `strict`.
     """
     wanted = _read_split(splits) if splits else None
     paths, samples, names, skipped = [], [], [], []
     seen = set()
-    for folder in folders:
-        root = Path(folder).expanduser().resolve()
-        files = {path: path.relative_to(root).as_posix() for path in find_audio(root)}
+    real_folder = functools.cache(os.path.realpath)
+    for source in (Path(source).expanduser().resolve() for source in sources):
+        lines: dict[Path, int] = {}
+        if source.suffix.lower() in LISTS and not source.is_dir():
+            files, lines = read_list(source, root)
+        else:
+            files = {path: path.relative_to(source).as_posix() for path in find_audio(source)}
         chosen = {path: name for path, name in files.items() if wanted is None or path.stem in wanted}
-        lengths, broken = _lengths(root, chosen, set(files.values()))
-        skipped += broken
+        lengths, broken = _lengths(source, chosen, set(files.values()))
+        for path, problem in broken.items():
+            skipped.append(f"{problem} ({source}, line {lines[path]})" if path in lines else problem)
         for path, length in lengths.items():
-            if path in seen:
-                continue  # one folder may lie within another
-            seen.add(path)
+            place = (real_folder(path.parent), path.name)
+            if place in seen:
+                continue  # one folder may lie within another, or be linked to from there
+            seen.add(place)
             if length < shortest:
                 skipped.append(f"{path}: {length} samples at 16 kHz, shorter than a token of {shortest}")
                 continue
@@ -85,7 +95,7 @@ def load_corpus(
             samples.append(length)
             names.append(files[path])
     corpus = Corpus(paths, torch.tensor(samples, dtype=torch.int64), names, skipped)
-    _report(corpus, [str(folder) for folder in folders], splits, strict, skipped_file)
+    _report(corpus, [str(source) for source in sources], splits, strict, skipped_file)
     return corpus
 
 
@@ -125,19 +135,19 @@ def _read_split(path: str | Path) -> set[str]:
     return ids
 
 
-def _lengths(root: Path, files: dict[Path, str], present: set[str]) -> tuple[dict[Path, int], list[str]]:
-    """Samples of each readable file, from the cache where that is up to date; and a line for each broken one.
+def _lengths(source: Path, files: dict[Path, str], present: set[str]) -> tuple[dict[Path, int], dict[Path, str]]:
+    """Samples of each readable file, from the cache where that is up to date; and what is wrong with each broken one.
 
     Args:
-        root: the folder, which has a cache of its own.
-        files: its paths, with their names below the folder.
+        source: the folder or list, which has a cache of its own.
+        files: its paths, with their names below the folder or in the list.
         present: the names of all files there are; what the cache has of others is dropped.
     """
-    cache_file = cache_folder() / "manifests" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+    cache_file = cache_folder() / "manifests" / f"{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.json"
     cache = _read_cache(cache_file)
-    lengths, broken, fresh = {}, [], {}
+    lengths, broken, fresh = {}, {}, {}
     try:
-        for path, name in tqdm(files.items(), desc=f"measuring {root.name}", unit="file", disable=len(files) < 200):
+        for path, name in tqdm(files.items(), desc=f"measuring {source.name}", unit="file", disable=len(files) < 200):
             try:
                 stat = path.stat()
                 state = [stat.st_size, stat.st_mtime_ns]
@@ -145,9 +155,9 @@ def _lengths(root: Path, files: dict[Path, str], present: set[str]) -> tuple[dic
                 if known is None or known[:2] != state:
                     known = fresh[name] = [*state, audio_length(path)]
             except AudioError as error:
-                broken.append(str(error))
+                broken[path] = str(error)
             except OSError as error:
-                broken.append(f"{path}: {error}")
+                broken[path] = f"{path}: {error}"
             else:
                 lengths[path] = known[2]
     finally:

@@ -74,7 +74,9 @@ class UpstreamPretrainExpert(nn.Module):
         audio = self.config.audio
         if not self.datarc.corpus:
             raise SaatError("no corpus: pass --corpus FOLDER… (config.pretrain_expert.datarc.corpus)")
-        corpus = load_corpus(self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file)
+        corpus = load_corpus(
+            self.datarc.corpus, audio.stride, self.datarc.splits, self.datarc.strict, skipped_file, self.datarc.root
+        )
         if self.datarc.held_out >= len(corpus.paths):
             raise SaatError(
                 f"datarc.held_out: {self.datarc.held_out} of {len(corpus.paths)} utterances leaves none to train on"
@@ -85,7 +87,9 @@ class UpstreamPretrainExpert(nn.Module):
             raise SaatError(
                 f"datarc.train_batch_size is {batch_size} for {share[1]} processes: each needs at least one crop"
             )
-        self.crops = crops.Crops(self.corpus, self.config, batch_size, batch_size * accumulate, seed, share)
+        self.crops = crops.Crops(
+            self.corpus, self.config, batch_size, batch_size * accumulate, seed, share, self.datarc.cache_gb
+        )
         self.held_out = HeldOut(held_out, self.config, -(-batch_size // share[1]), seed)
 
         self.features = Features(audio)

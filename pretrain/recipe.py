@@ -48,12 +48,14 @@ class OptimizerConfig:
 class DataConfig:
     """The corpus and how it is read."""
 
-    corpus: list[str] = field(default_factory=list)  # folders of audio, looked through at any depth
+    corpus: list[str] = field(default_factory=list)  # folders of audio, at any depth; S3PRL's .csv, .txt with paths
+    root: str | None = None  # where relative paths in such lists start; else at the list or a folder above it
     splits: str | None = None  # a list of utterance ids, or a folder with train_split.txt: only these are used
     demo_corpus: bool = False  # without a corpus: the embedded one, made where it is absent
     held_out: int = 0  # utterances kept from training, for the loss that eval_step asks for
     train_batch_size: int = 50  # crops in a batch, of all processes together
     num_workers: int = 2  # processes that decode audio
+    cache_gb: float = 0.0  # disk for decoded audio, so that other rates, mp3 and ogg are decoded once; 0: none is kept
     strict: bool = False  # an unusable file ends the run instead of being skipped
 
 
@@ -113,8 +115,9 @@ def merged(recipe: Recipe, values: dict, where: str) -> Recipe:
     recipe = typed(recipe, values, where)
     # Absolute, so that a run can be resumed from another directory.
     recipe = recipe.with_datarc(corpus=[str(Path(folder).expanduser().resolve()) for folder in recipe.datarc.corpus])
-    if recipe.datarc.splits:
-        recipe = recipe.with_datarc(splits=str(Path(recipe.datarc.splits).expanduser().resolve()))
+    for name in ("splits", "root"):
+        if getattr(recipe.datarc, name):
+            recipe = recipe.with_datarc(**{name: str(Path(getattr(recipe.datarc, name)).expanduser().resolve())})
     _check(recipe, where)
     return recipe
 
@@ -201,5 +204,7 @@ def _check_data(datarc: DataConfig, where: str) -> None:
         raise SaatError(f"{where}: datarc.train_batch_size must be at least 1, not {datarc.train_batch_size}")
     if datarc.held_out < 0:
         raise SaatError(f"{where}: datarc.held_out must be 0 or more, not {datarc.held_out}")
+    if not datarc.cache_gb >= 0:
+        raise SaatError(f"{where}: datarc.cache_gb must be 0 or more, not {datarc.cache_gb}")
     if datarc.num_workers < 0:
         raise SaatError(f"{where}: datarc.num_workers must be 0 or more, not {datarc.num_workers}")

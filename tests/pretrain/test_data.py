@@ -11,6 +11,7 @@ from saat.errors import SaatError
 from saat.pretrain.data import Crops, epoch_order, loader
 from saat.pretrain.manifest import Corpus, load_corpus
 from saat.pretrain.pretrain_expert import UpstreamPretrainExpert
+from saat.pretrain.recipe import load_recipe
 from saat.upstream.audio import read_audio
 from saat.upstream.config import model_config
 
@@ -155,3 +156,47 @@ def test_other_rates_give_the_length_the_header_promises(tmp_path, config):
     for index in range(4):
         batch = crops[index]
         assert not batch.problems and len(batch.numbers) == 5
+
+
+def librispeech_lengths(count: int) -> torch.Tensor:
+    """Samples, distributed as those of 503 utterances of LibriSpeech train-clean-5, by their 21 vigintiles."""
+    quantiles = [32480, 55024, 77056, 112144, 139424, 165480, 185552, 198840, 204672, 214872, 220080, 223920, 228496]
+    quantiles += [233544, 238000, 241960, 245072, 248272, 252464, 257232, 273600]
+    places = np.random.default_rng(0).random(count)
+    return torch.from_numpy(np.interp(places, np.linspace(0, 1, 21), quantiles)).long()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "total", "bound"), [("paper", 50, 0.03), ("paper", 200, 0.03), ("mini", 16, 0.01), ("demo", 16, 0.01)]
+)
+def test_padding_of_librispeech_is_bounded(recipe, total, bound):
+    batch_size = load_recipe(recipe).datarc.train_batch_size
+    config = model_config("saat_ours", (load_recipe(recipe).model, recipe))
+    crops = Crops(fake_corpus(librispeech_lengths(28539)), config, batch_size, max(total, batch_size), 0)
+    shares = [crops.padding_share(epoch) for epoch in range(3)]
+    assert 0 < max(shares) < bound
+
+
+@pytest.mark.parametrize(("count", "size", "total"), [(29, 4, 8), (3, 8, 8), (16, 4, 4), (1, 5, 10)])
+def test_padding_share_is_that_of_the_batches(config, count, size, total):
+    lengths = torch.randint(480, 9600, (count,), generator=torch.Generator().manual_seed(1))
+    crops = Crops(fake_corpus(lengths), config, size, total, 5)
+    for epoch in range(4):
+        tokens = []
+        for first in range(0, (epoch + 1) * count, size):
+            if first >= epoch * count:
+                tokens.append([-(-crops.place(number)[2] // 480) for number in range(first, first + size)])
+        computed, real = sum(max(t) * len(t) for t in tokens), sum(map(sum, tokens))
+        assert crops.padding_share(epoch) == pytest.approx(1 - real / computed if tokens else 0.0)
+    assert Crops(fake_corpus(lengths), config, 1, total, 5).padding_share(0) == 0
+
+
+@pytest.mark.parametrize("ending", ["flac", "wav", "ogg", "mp3"])
+def test_a_part_of_a_file_is_that_part_of_the_whole(tmp_path, ending):
+    if ending.upper() not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile has no {ending}")
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, speech_like(6, 3), 16000)
+    whole = read_audio(path)
+    for start in range(0, 90000, 4321):
+        assert torch.equal(read_audio(path, start, 5000), whole[start : start + 5000])

@@ -10,6 +10,7 @@ import soundfile
 from saat.errors import SaatError
 from saat.pretrain import manifest
 from saat.pretrain.manifest import load_corpus
+from saat.upstream.audio import find_audio
 
 from .conftest import speech_like, write_corpus
 
@@ -139,3 +140,24 @@ def test_only_listed_utterances(tmp_path, measured):
 def test_folder_within_a_folder_counts_once(tmp_path):
     folder = write_corpus(tmp_path / "corpus", 4)
     assert len(load_corpus([folder, folder / "100"], TOKEN).paths) == 4
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    """Labs link their splits; a link may also lead back up, sideways, or to nothing."""
+    store = write_corpus(tmp_path / "store", 4)
+    corpus = tmp_path / "labs" / "corpus"
+    soundfile.write(write_corpus(corpus / "own", 2) / "z.wav", speech_like(0.7, 9), 16000)
+    (corpus / "linked").symlink_to(store)
+    (store / "100" / "loop").symlink_to(corpus)
+    (corpus / "twice").symlink_to(store / "100")
+    (corpus / "up").symlink_to(tmp_path)
+    (corpus / "nowhere").symlink_to(tmp_path / "nowhere")
+    (corpus / "nothing.flac").symlink_to(tmp_path / "nothing.flac")
+    (corpus / "file.flac").symlink_to(store / "101" / "7" / "101-7-0001.flac")
+    names = [path.relative_to(corpus).as_posix() for path in find_audio(corpus)]
+    assert (
+        names == sorted(names)
+        and [name.split("/")[0] for name in names] == ["file.flac"] + ["linked"] * 4 + ["own"] * 3
+    )
+    assert len(load_corpus([corpus], TOKEN).paths) == 8
+    assert len(load_corpus([corpus, store], TOKEN).paths) == 8

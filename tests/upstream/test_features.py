@@ -100,3 +100,40 @@ def test_loudness_changes_nothing():
     quiet, _ = Features(AudioConfig())([0.01 * wav])
     loud, _ = Features(AudioConfig())([30 * wav])
     torch.testing.assert_close(quiet, loud, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("kind", ["mel", "linear"])
+def test_one_by_one_equals_together(setting, kind):
+    """What a CPU does, and what a GPU does."""
+    features = Features(SETTINGS[setting], kind)
+    for lengths in (LENGTHS, [4800] * 3, [1, 90000]):
+        wavs = [speech(n, seed=n) for n in lengths]
+        torch.testing.assert_close(features(wavs)[0], features.together(wavs), atol=1e-5, rtol=0)
+
+
+def test_threads_change_nothing():
+    features = Features(AudioConfig())
+    wavs = [speech(n, seed=n).requires_grad_() for n in [*LENGTHS, 60000]]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            tokens, _ = features(wavs)
+            gradients = torch.autograd.grad(tokens.square().sum(), wavs)
+            with torch.no_grad():
+                assert not features(wavs)[0].requires_grad
+            assert torch.get_num_threads() == threads
+            results.append((tokens, gradients))
+    finally:
+        torch.set_num_threads(before)
+    (alone, expected), (divided, gradients) = results
+    assert torch.equal(alone, divided)
+    torch.testing.assert_close(gradients, expected)  # backward is torch's own matter
+
+
+def test_autocast_changes_nothing():
+    features, wav = Features(AudioConfig()), speech(16000)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, _ = features([wav, wav])
+    assert inside.dtype == torch.float32 and torch.equal(inside, features([wav, wav])[0])
