@@ -111,8 +111,8 @@ def _announce(plan: Plan, trainer: Trainer, argv: list[str]) -> None:
     where = f"{processes} processes, each on {plan.device}" if processes > 1 else f"on {plan.device}"
     print(
         f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {utterances} utterances, {hours:.2f} h; "
-        f"steps {trainer.step + 1} to {trainer.total_steps} of {expert.crops.total_batch} crops, {padding:.1%} padding, "
-        f"{where} with {torch.get_num_threads()} threads; in {plan.expdir}"
+        f"steps {trainer.step + 1} to {trainer.total_steps} of {expert.crops.total_batch} crops, "
+        f"{padding:.1%} padding, {where} with {torch.get_num_threads()} threads; in {plan.expdir}"
     )
 
 
