@@ -53,6 +53,8 @@ setup(
         "matplotlib>=3.7",
         "praatio>=6.0",
         "platformdirs>=3",
+        "safetensors>=0.4.3",
+        "huggingface_hub>=0.23",
         "tqdm>=4.65",
         "numpy>=1.24",
     ],

@@ -6,6 +6,7 @@ import sys
 
 from saat import __version__
 from saat.errors import SaatError
+from saat.sharing.commands import add_commands
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,31 +17,52 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", default="result/demo", metavar="DIR", help="where everything goes (default: %(default)s)"
     )
-    listing = commands.add_parser("list", help="the upstreams: paper row, complexity, capabilities")
+    demo.set_defaults(call=_demo)
+    listing = commands.add_parser("list", help="the upstreams; with --store, the published checkpoints")
     listing.add_argument("--json", action="store_true", help="as a list of objects")
+    listing.add_argument(
+        "--store", nargs="?", const="", metavar="FOLDER", help="list a store: FOLDER, or the one -u looks in"
+    )
+    listing.set_defaults(call=_list)
     run = commands.add_parser("run", help="run a script with the upstreams and probes registered in S3PRL")
     run.add_argument("script", help="a Python file, such as a lab's own run_downstream.py")
     run.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
+    run.set_defaults(call=_run)
+    add_commands(commands)
     return p
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from saat.demo.run import run_demo
+
+    run_demo(options.out)
+
+
+def _list(options: argparse.Namespace) -> None:
+    if options.store is not None:
+        from saat.sharing import actions
+        from saat.sharing.store import store_folder
+
+        entries = actions.listing(options.store or None)
+        print(json.dumps(entries, indent=1) if options.json else actions.as_table(entries, store_folder(options.store)))
+        return
+    from saat.upstream.listing import as_table, describe_all
+
+    entries = describe_all()
+    print(json.dumps(entries, indent=1) if options.json else as_table(entries))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from saat.run import run_script
+
+    run_script(options.script, options.args)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 2 after an error of the user's, 130 after Ctrl-C."""
     options = parser().parse_args(argv)
     try:
-        if options.command == "demo":
-            from saat.demo.run import run_demo
-
-            run_demo(options.out)
-        elif options.command == "list":
-            from saat.upstream.listing import as_table, describe_all
-
-            entries = describe_all()
-            print(json.dumps(entries, indent=1) if options.json else as_table(entries))
-        else:
-            from saat.run import run_script
-
-            run_script(options.script, options.args)
+        options.call(options)
     except SaatError as error:
         print(f"saat: {error}", file=sys.stderr)
         return 2

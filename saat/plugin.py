@@ -6,7 +6,8 @@ from saat import compat
 
 
 def register() -> None:
-    """Add the upstream entries to `s3prl.hub` and our folder to `s3prl.downstream.__path__`. Idempotent."""
+    """Add the upstream entries, and those of the store's checkpoints, to `s3prl.hub`, and our folder to
+    `s3prl.downstream.__path__`. Idempotent; a second time it finds what has been published since."""
     compat.apply()
     import s3prl.downstream
     import s3prl.hub
@@ -16,6 +17,8 @@ def register() -> None:
 
     for name in hubconf.__all__:
         setattr(s3prl.hub, name, getattr(hubconf, name))
+    for name, entry in hubconf.store_entries().items():
+        setattr(s3prl.hub, name, entry)
 
     # S3PRL's runner imports `s3prl.downstream.<-d>.expert`; S3PRL's own tasks keep their place in front.
     folder = str(Path(saat.downstream.__file__).parent)
