@@ -4,6 +4,7 @@
 sharing; a folder with one of these and its `config.json` is a published checkpoint (saat/sharing).
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -84,7 +85,9 @@ def _load_torch(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise SaatError(f"{path} is not a checkpoint, or a truncated one: take another states-N.ckpt")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # S3PRL's runners keep their command line, a plain container, in their checkpoints.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SaatError(f"cannot read {path} as a checkpoint of plain tensors: {first}") from error

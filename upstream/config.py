@@ -61,6 +61,7 @@ class TransformerConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     max_length: int = 500  # tokens; only variants with learned weights of a fixed size have such a limit
+    share_layers: bool = True  # False: weights of its own for each layer, as in Mockingjay and TERA
 
     @property
     def head_size(self) -> int:

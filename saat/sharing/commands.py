@@ -29,6 +29,19 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--force", action="store_true", help="exchange another model that is there")
     p.set_defaults(call=_push)
 
+    p = commands.add_parser("import", help="S3PRL's Audio ALBERT, Mockingjay or TERA as a checkpoint of saat_qk")
+    p.add_argument("checkpoint", help="S3PRL's file")
+    p.add_argument("out", help="the file to write, such as imported/states-200000.ckpt")
+    p.add_argument("--force", action="store_true", help="overwrite it")
+    p.set_defaults(call=_import)
+
+    p = commands.add_parser("export", help="a checkpoint for programs without saat")
+    p.add_argument("checkpoint", help="a states-N.ckpt, saat_qk.TAG, or a published folder")
+    p.add_argument("out", help="the file to write")
+    p.add_argument("--format", required=True, choices=["s3prl"], help="s3prl: saat_qk for audio_albert_local")
+    p.add_argument("--force", action="store_true", help="overwrite it")
+    p.set_defaults(call=_export)
+
 
 def _store(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="FOLDER", help="default: $SAAT_CHECKPOINTS, or in the user's cache")
@@ -52,3 +65,15 @@ def _push(o: argparse.Namespace) -> None:
     from saat.sharing import actions
 
     print(actions.push(o.checkpoint, o.repo, o.private, o.force))
+
+
+def _import(o: argparse.Namespace) -> None:
+    from saat.sharing.convert import import_s3prl
+
+    print(import_s3prl(o.checkpoint, o.out, o.force))
+
+
+def _export(o: argparse.Namespace) -> None:
+    from saat.sharing.convert import export_s3prl
+
+    print(export_s3prl(o.checkpoint, o.out, o.force))

@@ -59,6 +59,7 @@ def pretraining(source: Path, states: dict[str, Any]) -> dict[str, Any]:
         "device": starts[-1].get("device") if starts else None,
         "versions": starts[-1].get("versions") if starts else None,
         **_logged(source.parent, states),
+        "made_from": states.get("Made_From"),
         "recipe": recipe,
     }
     return {key: value for key, value in facts.items() if value not in (None, {}, [])}
