@@ -29,6 +29,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
     run.set_defaults(call=_run)
     add_commands(commands)
+    for name, text in (
+        ("link", "add our variants to the pre-training script of a checkout of S3PRL"),
+        ("unlink", "take away what link added"),
+    ):
+        linking = commands.add_parser(name, help=text)
+        linking.add_argument("checkout", help="the folder of S3PRL")
+        linking.set_defaults(call=_link)
     return p
 
 
@@ -56,6 +63,13 @@ def _run(options: argparse.Namespace) -> None:
     from saat.run import run_script
 
     run_script(options.script, options.args)
+
+
+def _link(options: argparse.Namespace) -> None:
+    from saat import link
+
+    folders = getattr(link, options.command)(options.checkout)
+    print("\n".join(map(str, folders)) if folders else "nothing was linked there")
 
 
 def main(argv: list[str] | None = None) -> int:

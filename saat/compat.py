@@ -50,5 +50,9 @@ def apply() -> None:
             setattr(huggingface_hub, name, type(name, (), {"__init__": _gone(f"huggingface_hub.{name}")}))
 
     # s3prl/downstream/runner.py saves its argparse.Namespace and reads it back by torch.load, whose default is
-    # weights_only=True since torch 2.6. A Namespace is a plain container: allowing it executes nothing.
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    # weights_only=True since torch 2.6. A Namespace is a plain container: allowing it executes nothing. So does
+    # s3prl/pretrain/runner.py, whose optimizers keep a schedule, of a module that its script finds as `optimizers`.
+    from s3prl.optimizers import WarmupLinearSchedule
+
+    names = [f"{module}.WarmupLinearSchedule" for module in ("optimizers", "s3prl.optimizers")]
+    torch.serialization.add_safe_globals([argparse.Namespace, *((WarmupLinearSchedule, name) for name in names)])

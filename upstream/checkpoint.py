@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -23,6 +24,25 @@ from saat.upstream.config import ModelConfig, model_config
 REQUIRED = ("Transformer", "Upstream_Config")
 WEIGHTS = ("Transformer", "SpecHead")  # what of a checkpoint is weights
 METADATA = "saat"  # our key in a safetensors file's metadata
+
+
+class Inert:
+    """What an object of a class that is not wanted becomes: nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What S3PRL's runners put into their checkpoints beside tensors: the command line, a plain container; and in the
+# optimizer's state its schedule, under the name their script or an installed S3PRL gives it.
+S3PRLS = [
+    argparse.Namespace,
+    (Inert, "optimizers.WarmupLinearSchedule"),
+    (Inert, "s3prl.optimizers.WarmupLinearSchedule"),
+]
 
 
 def save(path: str | Path, states: dict[str, Any]) -> None:
@@ -85,12 +105,17 @@ def _load_torch(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise SaatError(f"{path} is not a checkpoint, or a truncated one: take another states-N.ckpt")
     try:
-        # S3PRL's runners keep their command line, a plain container, in their checkpoints.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(S3PRLS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SaatError(f"cannot read {path} as a checkpoint of plain tensors: {first}") from error
+        raise SaatError(f"cannot read {path} as a checkpoint of plain tensors: {unpickling_problem(error)}") from error
+
+
+def unpickling_problem(error: Exception) -> str:
+    """One line about a failed `torch.load`, without torch's advice to trust the file."""
+    if refused := re.search(r"(?:GLOBAL|global|function:?) ([\w.]+\.[\w.]+)", str(error)):
+        return f"a {refused[1]} is pickled in it, and what is pickled is not run"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def save_safetensors(path: Path, states: dict[str, Any]) -> None:

@@ -20,16 +20,6 @@ SIZES = (
 AUDIO = ("target_level", "win_ms", "hop_ms", "n_freq", "n_mels")
 
 
-class _Inert:
-    """What an object of an unknown class becomes: nothing. (S3PRL's checkpoints hold schedulers and such.)"""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def load_s3prl(path: Path) -> dict[str, Any]:
     """The states of a checkpoint of S3PRL's pre-training, whatever else was pickled into it; nothing of it is run.
 
@@ -37,12 +27,12 @@ def load_s3prl(path: Path) -> dict[str, Any]:
     """
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        inert = [(type("Inert", (_Inert,), {}), name) for name in unknown]
+        inert = [(type("Inert", (checkpoint.Inert,), {}), name) for name in unknown]
         with torch.serialization.safe_globals([*inert, argparse.Namespace]):
             states = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ValueError, RuntimeError, EOFError, OSError, KeyError, AttributeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SaatError(f"cannot read {path} as a checkpoint of S3PRL: {first}") from error
+        problem = checkpoint.unpickling_problem(error)
+        raise SaatError(f"cannot read {path} as a checkpoint of S3PRL: {problem}") from error
     if not isinstance(states, dict) or not isinstance(states.get("Transformer"), dict):
         raise SaatError(f"{path} is not a checkpoint of S3PRL's pre-training: it lacks Transformer")
     return states

@@ -83,7 +83,8 @@ def _shortened(config: Any) -> dict[str, Any]:
 def _corpus(states: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     known = dict(states.get("Corpus") or {})
     datarc = recipe.get("pretrain_expert", {}).get("datarc", {})
-    known["folders"] = datarc.get("corpus") or datarc.get("sets") or []
+    folders = datarc.get("corpus") or datarc.get("sets") or []
+    known["folders"] = [folders] if isinstance(folders, str) else folders
     if "hours" not in known:
         known["hours"] = _measured_hours(states)
     return {key: value for key, value in known.items() if value not in (None, [])}

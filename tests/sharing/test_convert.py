@@ -1,11 +1,8 @@
 """S3PRL's checkpoints into ours and back, by S3PRL's own classes."""
 
-import argparse
-
 import pytest
 import torch
 from s3prl import hub
-from s3prl.upstream.mockingjay.model import TransformerConfig, TransformerModel
 
 from saat.cli import main
 from saat.errors import SaatError
@@ -19,46 +16,7 @@ class Bomb:
         return (open, ("bomb-went-off", "w"))
 
 
-class Scheduler:
-    """Stands for what S3PRL's older checkpoints have pickled."""
-
-    def __init__(self):
-        self.t_total = 1
-
-
-SIZES = {
-    "input_dim": -1, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 96,
-    "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02,
-    "layer_norm_eps": 1e-12, "share_layer": True, "pre_layer_norm": False,
-}  # fmt: skip
-FEATURES = {"feat_type": "mel", "channel": 0, "log": True, "delta": 0, "cmvn": True}
-AUDIO = {"target_level": -25, "win_ms": 25, "hop_ms": 10, "n_freq": 201, "n_mels": 80, "n_mfcc": 13}
 WAVS = [0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16001, 23333, 5000)]
-
-
-def s3prl_checkpoint(path, transformer=None, features=None, audio=None, legacy=False, **more):
-    """What S3PRL's pre-training saves, pickled arguments and all."""
-    sizes, features = SIZES | (transformer or {}), FEATURES | (features or {})
-    torch.manual_seed(0)
-    model = TransformerModel(TransformerConfig(sizes), features["delta"] * 80 + 80)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    config = {
-        "transformer": sizes,
-        "audio": AUDIO | {"input": features, "target": dict(features)} if audio is None else audio,
-        "task": {"sequence_length": 1500},
-    }
-    states = {
-        "Transformer": model.state_dict(),
-        "SpecHead": {},
-        "Optimizer": {"state": {}, "schedule": Scheduler()},
-        "Args": argparse.Namespace(upstream="audio_albert", seed=1337),
-        "Step": 7,
-        **({"Config": config} if legacy else {"Upstream_Config": config, "Config": {"runner": {}}}),
-        **more,
-    }
-    torch.save(states, path)
-    return path
 
 
 def hidden_states(upstream, wav):
@@ -78,7 +36,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("entry", ["audio_albert_local", "mockingjay_local", "tera_local"])
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("delta", [0, 2])
-def test_imported_models_have_s3prls_hidden_states(entry, share, delta, tmp_path):
+def test_imported_models_have_s3prls_hidden_states(entry, share, delta, tmp_path, s3prl_checkpoint):
     path = s3prl_checkpoint(tmp_path / "s.ckpt", {"share_layer": share}, {"delta": delta}, legacy=delta == 2)
     out = import_s3prl(path, tmp_path / "states-7.ckpt")
     ours = hub.saat_qk_local(ckpt=str(out))
@@ -112,14 +70,14 @@ def test_exported_models_have_our_hidden_states_in_s3prl(ckpt, small, share, tmp
         ({"Transformer": None}, "it lacks Transformer"),
     ],
 )
-def test_what_cannot_be_imported_exactly_is_refused(change, message, tmp_path):
+def test_what_cannot_be_imported_exactly_is_refused(change, message, tmp_path, s3prl_checkpoint):
     path = s3prl_checkpoint(tmp_path / "s.ckpt", **change)
     with pytest.raises(SaatError, match=message):
         import_s3prl(path, tmp_path / "out.ckpt")
     assert not (tmp_path / "out.ckpt").exists()
 
 
-def test_layers_that_differ_are_not_shared(tmp_path):
+def test_layers_that_differ_are_not_shared(tmp_path, s3prl_checkpoint):
     path = s3prl_checkpoint(tmp_path / "s.ckpt", {"share_layer": False})
     states = torch.load(path, weights_only=False)
     states["Upstream_Config"]["transformer"]["share_layer"] = True
@@ -128,7 +86,7 @@ def test_layers_that_differ_are_not_shared(tmp_path):
         import_s3prl(path, tmp_path / "out.ckpt")
 
 
-def test_nothing_pickled_is_run(tmp_path, monkeypatch):
+def test_nothing_pickled_is_run(tmp_path, monkeypatch, s3prl_checkpoint):
     monkeypatch.chdir(tmp_path)
     path = s3prl_checkpoint(tmp_path / "s.ckpt", Scheduler=Bomb())
     import_s3prl(path, tmp_path / "out.ckpt")  # the bomb becomes an inert object
@@ -142,7 +100,7 @@ def test_nothing_pickled_is_run(tmp_path, monkeypatch):
             import_s3prl(path, tmp_path / "out2.ckpt")
 
 
-def test_commands_and_the_card(store, tmp_path, capsys, ckpt):
+def test_commands_and_the_card(store, tmp_path, capsys, ckpt, s3prl_checkpoint):
     path = s3prl_checkpoint(tmp_path / "aalbert.ckpt")
     out = str(tmp_path / "imported" / "states-7.ckpt")
     assert main(["import", str(path), out]) == 0

@@ -6,7 +6,6 @@ import shutil
 import threading
 from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 from s3prl import hub
@@ -81,43 +80,6 @@ def test_pull_over_http(ckpt, server, store):
         actions.pull(address)
     record = published.read_record(actions.pull(address, tag="pulled"))
     assert record["source_sha256"] == digest and record["pretraining"]["steps"] == 9
-
-
-@pytest.fixture
-def the_hub(tmp_path, monkeypatch):
-    """huggingface_hub's functions, on a folder instead of a network."""
-    remote = tmp_path / "huggingface"
-    calls = []
-
-    def snapshot_download(repo_id, *, revision=None, allow_patterns=None, force_download=False):
-        calls.append(("snapshot_download", repo_id, revision, allow_patterns, force_download))
-        if not (remote / repo_id).is_dir():
-            raise huggingface_hub.errors.LocalEntryNotFoundError("neither in the cache nor on the Hub")
-        return str(remote / repo_id)
-
-    def hf_hub_download(repo_id, filename):
-        return str(remote / repo_id / filename)
-
-    class Api:
-        def create_repo(self, repo_id, *, private=None, exist_ok=False):
-            calls.append(("create_repo", repo_id, private, exist_ok))
-            if repo_id == "no/access":
-                raise RuntimeError("401 Unauthorized\nlong explanation")
-            (remote / repo_id).mkdir(parents=True, exist_ok=exist_ok)
-
-        def file_exists(self, repo_id, filename):
-            return (remote / repo_id / filename).is_file()
-
-        def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message):
-            calls.append(("upload_folder", repo_id, commit_message))
-            for name in allow_patterns:
-                shutil.copy(f"{folder_path}/{name}", remote / repo_id / name)
-            return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    return SimpleNamespace(folder=remote, calls=calls)
 
 
 def test_from_one_lab_to_another(ckpt, store, the_hub, monkeypatch, tmp_path, capsys):
