@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
         linking = commands.add_parser(name, help=text)
         linking.add_argument("checkout", help="the folder of S3PRL")
         linking.set_defaults(call=_link)
+    autoload = commands.add_parser("autoload", help="register in every program of this Python environment")
+    autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
+    autoload.set_defaults(call=_autoload)
     return p
 
 
@@ -70,6 +73,12 @@ def _link(options: argparse.Namespace) -> None:
 
     folders = getattr(link, options.command)(options.checkout)
     print("\n".join(map(str, folders)) if folders else "nothing was linked there")
+
+
+def _autoload(options: argparse.Namespace) -> None:
+    from saat.autoload import switch
+
+    print(switch(options.state == "on"))
 
 
 def main(argv: list[str] | None = None) -> int:

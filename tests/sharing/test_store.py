@@ -1,5 +1,6 @@
 """Publishing, listing and finding checkpoints in a store."""
 
+import argparse
 import json
 import threading
 
@@ -8,6 +9,7 @@ import torch
 import yaml
 from s3prl import hub
 from s3prl.nn import S3PRLUpstream
+from s3prl.optimizers import WarmupLinearSchedule
 from safetensors import safe_open
 
 import saat
@@ -65,6 +67,19 @@ def test_the_default_is_the_newest_or_the_one_that_was_said(ckpt, store):
     assert torch.equal(weight["saat_ours"], checkpoint.load(ckpt(seed=1))["Transformer"]["layer.output.weight"])
     assert "saat_ours.two" in S3PRLUpstream.available_names()
     assert S3PRLUpstream("saat_ours.two").num_layers == 4
+
+
+def test_what_s3prls_own_pretraining_saved_can_be_published(ckpt, store):
+    path = ckpt()
+    states = checkpoint.load(path)
+    states["Args"] = argparse.Namespace(seed=1337, config="pretrain/saat_ours/config_runner.yaml")
+    states["Optimizer"] = {"param_groups": [{"schedule": WarmupLinearSchedule(0.1, 10)}]}
+    states["Config"]["pretrain_expert"]["datarc"]["corpus"] = "/data/LibriSpeech/dev-clean"  # one folder, not a list
+    del states["Corpus"]
+    checkpoint.save(path, states)
+    card = (actions.publish(str(path), tag="s3prl") / "README.md").read_text()
+    assert "; LibriSpeech/dev-clean |" in card and "seed 1337" in card
+    assert hub.saat_ours_local(ckpt=str(path)).encoder is not None
 
 
 def test_unknown_tags_and_upstreams_name_the_nearest(ckpt, store):
