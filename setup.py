@@ -60,6 +60,7 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
+        "superb": ["editdistance>=0.8", "pandas>=1.5", "catalyst>=22.4", "librosa>=0.10"],  # S3PRL's tasks import them
         "test": [*DEMO, "pytest>=7.4", "ruff>=0.6", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["saat=saat.cli:main"]},

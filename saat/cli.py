@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from saat import __version__
+from saat import __version__, superb
 from saat.errors import SaatError
 from saat.sharing.commands import add_commands
 
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     autoload = commands.add_parser("autoload", help="register in every program of this Python environment")
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
+    superb.add_command(commands)
     return p
 
 
