@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def test_command(checkout, tmp_path, capsys, ckpt_in_store, in_this_process):
     data.write_text(yaml.safe_dump({"pr": {"rot": "x"}}))
     assert main([*arguments, "pr", "-u", "saat_mel"]) == 2
     assert "data of pr: unknown 'rot': did you mean 'root'" in capsys.readouterr().err
+
+
+def test_the_page_works_as_written(checkout, tmp_path, monkeypatch, capsys, ckpt_in_store):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "superb.md").read_text(encoding="utf-8")
+    Path("data.yaml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    (command,) = [line.strip() for line in page.splitlines() if line.startswith("    saat ")]
+    assert main(shlex.split(command.replace("/path/to/s3prl", str(checkout)))[1:]) == 0
+    assert capsys.readouterr().out.count("data missing") == len(TASKS)
+    assert Path("result/superb/superb.md").is_file()
 
 
 @pytest.fixture
