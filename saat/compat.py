@@ -4,6 +4,7 @@ Each name is supplied only where it is missing, so on an older stack this module
 """
 
 import argparse
+import contextlib
 import importlib
 import sys
 import types
@@ -81,7 +82,9 @@ def apply() -> None:
     # s3prl/downstream/runner.py saves its argparse.Namespace and reads it back by torch.load, whose default is
     # weights_only=True since torch 2.6. A Namespace is a plain container: allowing it executes nothing. So does
     # s3prl/pretrain/runner.py, whose optimizers keep a schedule, of a module that its script finds as `optimizers`.
-    from s3prl.optimizers import WarmupLinearSchedule
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    with contextlib.suppress(ImportError):  # an S3PRL without its pre-training
+        from s3prl.optimizers import WarmupLinearSchedule
 
-    names = [f"{module}.WarmupLinearSchedule" for module in ("optimizers", "s3prl.optimizers")]
-    torch.serialization.add_safe_globals([argparse.Namespace, *((WarmupLinearSchedule, name) for name in names)])
+        names = [f"{module}.WarmupLinearSchedule" for module in ("optimizers", "s3prl.optimizers")]
+        torch.serialization.add_safe_globals([(WarmupLinearSchedule, name) for name in names])
