@@ -53,12 +53,15 @@ setup(
         "matplotlib>=3.7",
         "praatio>=6.0",
         "platformdirs>=3",
+        "safetensors>=0.4.3",
+        "huggingface_hub>=0.23",
         "tqdm>=4.65",
         "filelock>=3.12",
         "numpy>=1.24",
     ],
     extras_require={
         "demo": DEMO,
+        "superb": ["editdistance>=0.8", "pandas>=1.5", "catalyst>=22.4", "librosa>=0.10"],  # S3PRL's tasks import them
         "test": [*DEMO, "pytest>=7.4", "ruff>=0.6", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["saat=saat.cli:main"]},

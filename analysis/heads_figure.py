@@ -16,7 +16,7 @@ def initial_and_trained(path: str | Path) -> tuple[Tensor, Tensor]:
     states = checkpoint.load(path)
     saved = states["Upstream_Config"]
     encoder = AudioAlbert(model_config(saved["upstream"], (saved, f"the config in {path}")))
-    attention = encoder.layer.attention
+    attention = encoder.layers()[0].attention
     assert isinstance(attention, FixedWeights), f"{saved['upstream']} has no fixed weights"
     before = attention.R.detach().softmax(-1)  # R starts from its config's seed, whatever the run's
     checkpoint.load_weights(encoder, states["Transformer"], str(path))

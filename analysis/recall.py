@@ -34,9 +34,9 @@ def recall(module: LSH, q: Tensor, n_hashes: int) -> float:
 @torch.no_grad()
 def queries_of(upstream: UpstreamExpert, wavs: list[Tensor]) -> list[Tensor]:
     """(A, n, d) of each utterance and layer."""
-    attention = upstream.encoder.layer.attention
+    layers = [layer.attention for layer in upstream.encoder.layers()]
     states = [upstream([wav])["hidden_states"][:-1] for wav in wavs]
-    return [attention.split(attention.query(state))[0] for layers in states for state in layers]
+    return [a.split(a.query(state))[0] for own in states for a, state in zip(layers, own, strict=True)]
 
 
 def main() -> None:

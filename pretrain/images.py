@@ -34,15 +34,16 @@ def attention_maps(encoder: AudioAlbert, features: Tensor) -> Tensor:
         features: (T, D), at most L tokens.
 
     Returns:
-        (layers, A, T, T), or (1, A, L, L).
+        (layers, A, T, T), or (sets of weights, A, L, L).
     """
-    attention = encoder.layer.attention
+    attention = [layer.attention for layer in encoder.layers()]
     if not variant(encoder.config.upstream).input_dependent:
-        size = attention.max_length
-        return attention.weights(features.new_zeros(1, size, 1), torch.tensor([size]))
+        size = attention[0].max_length
+        own = attention[:1] if attention[0] is attention[-1] else attention
+        return torch.cat([each.weights(features.new_zeros(1, size, 1), torch.tensor([size])) for each in own])
     lengths = torch.tensor([len(features)])
     states = encoder(features[None], lengths)
-    return torch.cat([attention.weights(state, lengths) for state in states[:-1]])
+    return torch.cat([each.weights(state, lengths) for each, state in zip(attention, states, strict=False)])
 
 
 def maps_image(maps: Tensor) -> np.ndarray:

@@ -1,21 +1,26 @@
 """Registration with S3PRL: its hub gets our upstreams, its downstream package gets our probes."""
 
+import importlib
 from pathlib import Path
 
 from saat import compat
 
 
 def register() -> None:
-    """Add the upstream entries to `s3prl.hub` and our folder to `s3prl.downstream.__path__`. Idempotent."""
+    """Add the upstream entries, and those of the store's checkpoints, to `s3prl.hub`, and our folder to
+    `s3prl.downstream.__path__`. Idempotent; a second time it finds what has been published since."""
     compat.apply()
     import s3prl.downstream
-    import s3prl.hub
 
     import saat.downstream
     from saat.upstream import hubconf
 
+    # Not `s3prl.hub`: while that module is being imported (saat/autoload.py), s3prl has no such attribute.
+    hub = importlib.import_module("s3prl.hub")
     for name in hubconf.__all__:
-        setattr(s3prl.hub, name, getattr(hubconf, name))
+        setattr(hub, name, getattr(hubconf, name))
+    for name, entry in hubconf.store_entries().items():
+        setattr(hub, name, entry)
 
     # S3PRL's runner imports `s3prl.downstream.<-d>.expert`; S3PRL's own tasks keep their place in front.
     folder = str(Path(saat.downstream.__file__).parent)

@@ -108,7 +108,7 @@ def _check_names(given: argparse.Namespace) -> None:
         return  # -u is a repository of the Hugging Face hub
     # S3PRL's own list (`hub.options`) is of its module's globals, and registration adds ours to them.
     if given.upstream is None:
-        raise SaatError("no upstream: pass -u, such as saat_ours_local with -k FILE")
+        raise SaatError("no upstream: pass -u, such as saat_ours, or saat_ours_local with -k FILE")
     if given.upstream not in hub.options():
         raise SaatError(f"unknown upstream '{given.upstream}': {did_you_mean(given.upstream, hub.options())}")
 
@@ -126,7 +126,7 @@ def _check_files(given: argparse.Namespace) -> None:
     ckpt = given.upstream_ckpt
     # Other upstreams take addresses and Google Drive ids here, too.
     is_file = given.upstream.startswith("saat_") and not given.upstream.endswith("_url")
-    if ckpt is not None and is_file and not Path(ckpt).is_file():
+    if ckpt is not None and is_file and not Path(ckpt).exists():
         raise SaatError(f"-k: no checkpoint at {ckpt}; pass a states-N.ckpt written by run_pretrain.py")
 
 

@@ -1,5 +1,7 @@
 """Fixtures every test may use."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import torch
 
 import saat
 
+# Before registration looks into it: the user's own store is left alone. It stays empty; tests that publish set theirs.
+os.environ["SAAT_CHECKPOINTS"] = os.path.join(tempfile.gettempdir(), "saat-tests-have-no-store")
 saat.register()
 torch.set_num_threads(2)
 

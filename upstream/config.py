@@ -14,6 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from saat.errors import SaatError, did_you_mean
 
 SAMPLE_RATE = 16000
+# Configs come with checkpoints that others made: sizes no shape of a weight would contradict are bounded here.
+MAX_LAYERS = 1000
+MAX_FREQ = 2**15 + 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class TransformerConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     max_length: int = 500  # tokens; only variants with learned weights of a fixed size have such a limit
+    share_layers: bool = True  # False: weights of its own for each layer, as in Mockingjay and TERA
 
     @property
     def head_size(self) -> int:
@@ -179,6 +183,20 @@ def check(config: ModelConfig) -> None:
     ]:
         if getattr(section, name) <= 0:
             raise SaatError(f"model config: {name} must be positive, not {getattr(section, name)}")
+    if transformer.num_hidden_layers > MAX_LAYERS:
+        raise SaatError(f"model config: num_hidden_layers must be at most {MAX_LAYERS}")
+    if not 2 <= audio.n_freq <= MAX_FREQ or audio.n_mels > audio.n_freq:
+        raise SaatError(
+            f"model config: n_freq must lie in [2, {MAX_FREQ}] and n_mels be at most n_freq, "
+            f"not {audio.n_freq} and {audio.n_mels}"
+        )
+    if round(audio.win_ms * SAMPLE_RATE / 1000) > 2 * (audio.n_freq - 1) or audio.hop < 1:
+        raise SaatError(
+            f"model config: a window of {audio.win_ms} ms does not fit an FFT of n_freq {audio.n_freq} bins, "
+            f"or hop_ms {audio.hop_ms} is less than a sample"
+        )
+    if not 0 <= audio.delta <= 4:
+        raise SaatError(f"model config: delta must lie in [0, 4], not {audio.delta}")
     if transformer.hidden_size % transformer.num_attention_heads:
         raise SaatError(
             f"model config: hidden_size {transformer.hidden_size} is not a multiple of "

@@ -1,4 +1,5 @@
-"""The Audio ALBERT every variant shares (SPEC section 1): post-layer-norm layers with one set of weights."""
+"""The Audio ALBERT every variant shares (SPEC section 1): post-layer-norm layers, with one set of weights unless the
+config says otherwise."""
 
 import math
 
@@ -75,11 +76,12 @@ class AudioAlbert(nn.Module):
         super().__init__()
         self.config = config
         transformer = config.transformer
-        chosen = variant(config.upstream)
-        attention = chosen.attention(transformer, config.attention)
+        attention = variant(config.upstream).attention
         self.input = InputRepresentation(config.audio.input_dim, transformer)
-        self.layer = Layer(attention, transformer)
         self.num_layers = transformer.num_hidden_layers
+        sets = 1 if transformer.share_layers else self.num_layers
+        layers = [Layer(attention(transformer, config.attention), transformer) for _ in range(sets)]
+        self.layer = layers[0] if transformer.share_layers else nn.ModuleList(layers)
         self.apply(lambda module: initialise(module, transformer.initializer_range))
 
     def forward(self, features: Tensor, lengths: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
@@ -93,18 +95,24 @@ class AudioAlbert(nn.Module):
         Returns:
             num_layers + 1 tensors (B, T, H), zero beyond each utterance's end.
         """
-        limit = self.layer.attention.max_length
+        limit = self.layers()[0].attention.max_length
         if limit is not None and int(lengths.max()) > limit:
             return Windows(lengths, limit).blend(features, self._encode)
         return self._encode(features, lengths, seeds)
+
+    def layers(self) -> list[Layer]:
+        """From the input to the output; where layers are shared, the same one every time."""
+        return [self.layer] * self.num_layers if isinstance(self.layer, Layer) else list(self.layer)
 
     def _encode(self, features: Tensor, lengths: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
         """`forward` for utterances that fit the attention."""
         hidden = self.input(features)
         states = [hidden]
-        prepared = self.layer.attention.prepare(lengths, hidden.shape[1], hidden, seeds)
-        for _ in range(self.num_layers):
-            hidden = self.layer(hidden, lengths, prepared)
+        prepared, prepared_for = None, None
+        for layer in self.layers():
+            if layer is not prepared_for:
+                prepared, prepared_for = layer.attention.prepare(lengths, hidden.shape[1], hidden, seeds), layer
+            hidden = layer(hidden, lengths, prepared)
             states.append(hidden)
         if bool((lengths < hidden.shape[1]).any()):
             padding = ~key_mask(lengths, hidden.shape[1]).to(hidden.device)[..., None]

@@ -19,8 +19,10 @@ class UpstreamExpert(UpstreamBase):
 
     Args:
         upstream: its name, such as `saat_ours`.
-        ckpt: a `states-N.ckpt`; the model's config comes from it.
-        model_config: a YAML file; the model's config where no checkpoint is given.
+        ckpt: a `states-N.ckpt`, a `model.safetensors` or the folder of a published checkpoint; the model's config
+            comes from it. Without it, the store's checkpoint of that name is taken (saat/sharing/store.py).
+        model_config: a YAML file; the model's config of an untrained model where no checkpoint is given.
+        tag: which of the store's; by default its default.
         untrained: random weights (from `seed`) of the shape that ckpt or model_config says: the control.
 
     Errors: SaatError when there is no checkpoint, or it is of another variant or damaged.
@@ -33,17 +35,20 @@ class UpstreamExpert(UpstreamBase):
         model_config: str | None = None,
         untrained: bool = False,
         seed: int = 0,
+        tag: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         has_weights = variant(upstream).attention is not None
         if has_weights and ckpt is None and not untrained:
-            raise SaatError(
-                f"{upstream}: no checkpoint: pass -k FILE (path_or_url=FILE in Python), "
-                f"or make one with run_pretrain.py -u {upstream}"
-            )
+            from saat.sharing.store import find
+
+            ckpt = str(find(upstream, tag))
         states = checkpoint.load(ckpt) if ckpt is not None else None
         self.model_config = self._config(upstream, states, ckpt, model_config, untrained)
+        trained = has_weights and states is not None and not untrained
+        if trained:
+            checkpoint.check_shapes(self.model_config, states["Transformer"], str(ckpt))
         self.features = Features(self.model_config.audio)
         self.encoder = None
         if has_weights:
@@ -51,7 +56,7 @@ class UpstreamExpert(UpstreamBase):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 self.encoder = AudioAlbert(self.model_config)
-            if states is not None and not untrained:
+            if trained:
                 checkpoint.load_weights(self.encoder, states["Transformer"], str(ckpt))
 
     @staticmethod

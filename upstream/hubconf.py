@@ -1,26 +1,31 @@
 """Hub entries, four an upstream, named as S3PRL names its own: `saat_ours`, `saat_ours_local`, `saat_ours_url`,
-and `saat_ours_untrained`, the control with random weights."""
+and `saat_ours_untrained`, the control with random weights. `saat_ours` takes what the store has of that name, and
+`saat_ours.TAG` one of its tags."""
 
-import hashlib
-import re
 from functools import partial
-from pathlib import Path
-
-import torch
 
 from saat.errors import SaatError
+from saat.sharing.remote import fetch
+from saat.sharing.store import store_folder, tags
 from saat.upstream.attention import REGISTRY
 from saat.upstream.expert import UpstreamExpert
 
 
 def _build(upstream: str, ckpt=None, model_config=None, refresh=False, **kwargs) -> UpstreamExpert:
-    """The upstream with the weights of a checkpoint. `refresh` is S3PRL's, and has nothing to do here."""
+    """The upstream with the weights of a checkpoint (ckpt), or else of the store's default, or of its `tag`."""
     return UpstreamExpert(upstream, ckpt=ckpt, model_config=model_config, **kwargs)
 
 
-def _from_url(upstream: str, ckpt, model_config=None, refresh=False, **kwargs) -> UpstreamExpert:
-    """The upstream with a checkpoint from `URL#sha256=HEX`; downloaded once, checked by its hash."""
-    return UpstreamExpert(upstream, ckpt=str(download(ckpt, refresh)), model_config=model_config, **kwargs)
+def _from_file(upstream: str, ckpt=None, model_config=None, refresh=False, **kwargs) -> UpstreamExpert:
+    """The upstream with the weights of a checkpoint: states-N.ckpt, model.safetensors, or a published folder."""
+    if ckpt is None:
+        raise SaatError(f"{upstream}_local: no checkpoint: pass -k FILE (path_or_url=FILE in Python)")
+    return UpstreamExpert(upstream, ckpt=ckpt, model_config=model_config, **kwargs)
+
+
+def _from_url(upstream: str, ckpt=None, model_config=None, refresh=False, **kwargs) -> UpstreamExpert:
+    """The upstream with the checkpoint at `https://…#sha256=HEX` or `hf://owner/repo[@revision]`; downloaded once."""
+    return UpstreamExpert(upstream, ckpt=str(fetch(ckpt, refresh)), model_config=model_config, **kwargs)
 
 
 def _untrained(upstream: str, ckpt=None, model_config=None, refresh=False, seed=0, **kwargs) -> UpstreamExpert:
@@ -28,39 +33,31 @@ def _untrained(upstream: str, ckpt=None, model_config=None, refresh=False, seed=
     return UpstreamExpert(upstream, ckpt=ckpt, model_config=model_config, untrained=True, seed=seed, **kwargs)
 
 
-def download(url: str, refresh: bool = False) -> Path:
-    """The local copy of `URL#sha256=HEX` in torch.hub's folder.
-
-    Errors: SaatError for another scheme than http(s), a missing hash, a failed download or a wrong hash.
-    """
-    match = re.fullmatch(r"(https?://[^#]+)#sha256=([0-9a-fA-F]{64})", str(url))
-    if match is None:
-        raise SaatError(f"{url}: expected an http(s) address with its hash, https://…/states-N.ckpt#sha256=<64 hex>")
-    address, digest = match[1], match[2].lower()
-    folder = Path(torch.hub.get_dir()) / "saat"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{digest}.ckpt"
-    if path.is_file() and not refresh and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-        return path
-    try:
-        torch.hub.download_url_to_file(address, str(path), hash_prefix=digest)
-    except (OSError, RuntimeError) as error:
-        raise SaatError(f"cannot download {address}: {error}") from error
-    return path
+def _entry(name: str, upstream: str, build, **fixed):
+    entry = partial(build, upstream, **fixed)
+    entry.__name__ = name
+    entry.__doc__ = f"{REGISTRY[upstream].paper_row}: {build.__doc__}"
+    return entry
 
 
 def _entries() -> dict:
-    kinds = {"": _build, "_local": _build, "_url": _from_url, "_untrained": _untrained}
+    kinds = {"": _build, "_local": _from_file, "_url": _from_url, "_untrained": _untrained}
     entries = {}
     for name in REGISTRY:
         for ending, build in kinds.items():
-            if ending == "_untrained" and REGISTRY[name].attention is None:
-                continue
-            entry = partial(build, name)
-            entry.__name__ = name + ending
-            entry.__doc__ = f"{REGISTRY[name].paper_row}: {build.__doc__}"
-            entries[name + ending] = entry
+            if REGISTRY[name].attention is None:
+                if ending == "_untrained":
+                    continue
+                build = _build if ending == "_local" else build  # saat_mel needs no checkpoint
+            entries[name + ending] = _entry(name + ending, name, build)
     return entries
+
+
+def store_entries() -> dict:
+    """`saat_ours.TAG` for each tag in the store now. (S3PRL and ESPnet look names up in a list.)"""
+    store = store_folder()
+    names = [(name, tag) for name in REGISTRY for tag in tags(store, name)]
+    return {f"{name}.{tag}": _entry(f"{name}.{tag}", name, _build, tag=tag) for name, tag in names}
 
 
 globals().update(_entries())

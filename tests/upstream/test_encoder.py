@@ -148,3 +148,19 @@ def test_fade_is_symmetric_and_positive():
         weight = fade(size)
         assert (weight > 0).all() and torch.equal(weight, weight.flip(0))
     assert Windows(torch.tensor([3, 10]), 4).places == [(0, 0, 3), (1, 0, 4), (1, 2, 4), (1, 4, 4), (1, 6, 4)]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_layers_of_their_own(name, small):
+    own = {"transformer": small["transformer"] | {"share_layers": False}}
+    model, shared = encoder(name, own, torch.float64), encoder(name, small, torch.float64)
+    assert len(model.layers()) == 3 and len({id(layer) for layer in model.layers()}) == 3
+    assert len({id(layer) for layer in shared.layers()}) == 1
+    x, lengths = batch([30, 90], dtype=torch.float64), torch.tensor([30, 90])
+    with torch.no_grad():
+        assert not torch.equal(model(x, lengths)[-1], shared(x, lengths)[-1])
+        for layer in model.layer:  # with equal weights, it is the shared model
+            layer.load_state_dict(shared.layer.state_dict())
+        model.input.load_state_dict(shared.input.state_dict())
+        for mine, expected in zip(model(x, lengths), shared(x, lengths), strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-12, rtol=0)
