@@ -11,6 +11,7 @@ import pickle
 import re
 import tempfile
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ S3PRLS = [
     (Inert, "optimizers.WarmupLinearSchedule"),
     (Inert, "s3prl.optimizers.WarmupLinearSchedule"),
 ]
+
+
+def allowed(classes: list) -> AbstractContextManager:
+    """`torch.serialization.safe_globals`, but what was allowed before (by compat, for S3PRL) still is afterwards."""
+    before = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([each for each in classes if each not in before])
 
 
 def save(path: str | Path, states: dict[str, Any]) -> None:
@@ -105,7 +112,7 @@ def _load_torch(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise SaatError(f"{path} is not a checkpoint, or a truncated one: take another states-N.ckpt")
     try:
-        with torch.serialization.safe_globals(S3PRLS):
+        with allowed(S3PRLS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise SaatError(f"cannot read {path} as a checkpoint of plain tensors: {unpickling_problem(error)}") from error
