@@ -88,6 +88,7 @@ def _run(plan: Plan, options: argparse.Namespace, argv: list[str], world: World,
             precision=runner.precision,
             skipped_file=plan.expdir / "skipped.txt" if world.is_main else None,
         ).to(plan.device)
+    expert.model.Transformer.recompute = runner.recompute
     args = {**vars(options), "upstream": plan.config.upstream, "expdir": str(plan.expdir), "seed": plan.seed}
     trainer = Trainer(expert, recipe, plan.expdir, args, plan.states, world)
     if trainer.step >= trainer.total_steps:
