@@ -5,12 +5,14 @@ sharing; a folder with one of these and its `config.json` is a published checkpo
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
 import re
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,14 @@ S3PRLS = [
     (Inert, "optimizers.WarmupLinearSchedule"),
     (Inert, "s3prl.optimizers.WarmupLinearSchedule"),
 ]
+
+
+@contextlib.contextmanager
+def allowing(names: list) -> Iterator[None]:
+    """`torch.serialization.safe_globals`, which on leaving takes away what others had allowed before, without that."""
+    known = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([name for name in names if name not in known]):
+        yield
 
 
 def save(path: str | Path, states: dict[str, Any]) -> None:
@@ -105,7 +115,7 @@ def _load_torch(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise SaatError(f"{path} is not a checkpoint, or a truncated one: take another states-N.ckpt")
     try:
-        with torch.serialization.safe_globals(S3PRLS):
+        with allowing(S3PRLS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise SaatError(f"cannot read {path} as a checkpoint of plain tensors: {unpickling_problem(error)}") from error
