@@ -104,11 +104,11 @@ def _announce(plan: Plan, trainer: Trainer, argv: list[str]) -> None:
     """Prepares the folder, and prints what is about to happen."""
     expert, processes = trainer.expert, trainer.world.size
     utterances, hours = len(expert.corpus.paths), expert.corpus.hours
-    data = {"utterances": utterances, "hours": hours, "fingerprint": trainer.fingerprint}
+    padding = expert.crops.padding_share(trainer.step * expert.crops.total_batch // utterances)
+    data = {"utterances": utterances, "hours": hours, "fingerprint": trainer.fingerprint, "padding": padding}
     start = {"command": argv, "device": plan.device, "processes": processes, "corpus": data}
     experiment.prepare(plan.expdir, plan.recipe, plan.config, trainer.step, start)
     parameters = sum(parameter.numel() for parameter in trainer.parameters)
-    padding = expert.crops.padding_share(trainer.step * expert.crops.total_batch // utterances)
     where = f"{processes} processes, each on {plan.device}" if processes > 1 else f"on {plan.device}"
     print(
         f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {utterances} utterances, {hours:.2f} h; "

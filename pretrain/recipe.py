@@ -13,6 +13,7 @@ from saat.upstream.config import read_yaml, typed
 
 DEFAULT = "mini"
 OPTIMIZERS = ("lamb", "adamw")
+SCHEDULES = ("linear", "cosine")
 ARGUMENTS = ("seed", "device", "expname", "expdir")  # what `-o args.…` may set
 
 
@@ -35,7 +36,7 @@ class RunnerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The learning rate rises linearly for the first part of the steps, then falls linearly to zero."""
+    """The learning rate rises linearly for the first part of the steps, then falls to zero."""
 
     name: str = "lamb"
     lr: float = 5.0e-5
@@ -43,6 +44,7 @@ class OptimizerConfig:
     eps: float = 1.0e-6
     weight_decay: float = 0.01  # not on biases, norms and R
     warmup_proportion: float = 0.07
+    schedule: str = "linear"  # how it falls: linear or cosine
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,10 @@ def _check(recipe: Recipe, where: str) -> None:
     runner, optimizer = recipe.runner, recipe.optimizer
     if optimizer.name not in OPTIMIZERS:
         raise SaatError(f"{where}: unknown optimizer '{optimizer.name}': {did_you_mean(optimizer.name, OPTIMIZERS)}")
+    if optimizer.schedule not in SCHEDULES:
+        raise SaatError(
+            f"{where}: unknown optimizer.schedule '{optimizer.schedule}': {did_you_mean(optimizer.schedule, SCHEDULES)}"
+        )
     if runner.precision not in PRECISIONS:
         raise SaatError(
             f"{where}: unknown runner.precision '{runner.precision}': {did_you_mean(runner.precision, PRECISIONS)}"
