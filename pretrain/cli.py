@@ -88,6 +88,7 @@ def _run(plan: Plan, options: argparse.Namespace, argv: list[str], world: World,
             precision=runner.precision,
             skipped_file=plan.expdir / "skipped.txt" if world.is_main else None,
         ).to(plan.device)
+    expert.model.Transformer.recompute = runner.recompute
     args = {**vars(options), "upstream": plan.config.upstream, "expdir": str(plan.expdir), "seed": plan.seed}
     trainer = Trainer(expert, recipe, plan.expdir, args, plan.states, world)
     if trainer.step >= trainer.total_steps:
@@ -103,11 +104,11 @@ def _announce(plan: Plan, trainer: Trainer, argv: list[str]) -> None:
     """Prepares the folder, and prints what is about to happen."""
     expert, processes = trainer.expert, trainer.world.size
     utterances, hours = len(expert.corpus.paths), expert.corpus.hours
-    data = {"utterances": utterances, "hours": hours, "fingerprint": trainer.fingerprint}
+    padding = expert.crops.padding_share(trainer.step * expert.crops.total_batch // utterances)
+    data = {"utterances": utterances, "hours": hours, "fingerprint": trainer.fingerprint, "padding": padding}
     start = {"command": argv, "device": plan.device, "processes": processes, "corpus": data}
     experiment.prepare(plan.expdir, plan.recipe, plan.config, trainer.step, start)
     parameters = sum(parameter.numel() for parameter in trainer.parameters)
-    padding = expert.crops.padding_share(trainer.step * expert.crops.total_batch // utterances)
     where = f"{processes} processes, each on {plan.device}" if processes > 1 else f"on {plan.device}"
     print(
         f"{plan.config.upstream}: {parameters / 1e6:.2f} M parameters; {utterances} utterances, {hours:.2f} h; "

@@ -1,5 +1,7 @@
 """The optimizer and its schedule (SPEC section 3)."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -27,12 +29,13 @@ def set_options(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr: f
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The rate of a step, 1 to total_steps: up to lr over the warm-up, then down towards zero, which the step after
-    the last one would have. No step has rate zero."""
+    """The rate of a step, 1 to total_steps: up to lr over the warm-up, then down towards zero, along a line or half a
+    cosine; the step after the last one would have zero. No step has."""
     warmup = int(config.warmup_proportion * total_steps)
     if step <= warmup:
         return config.lr * step / warmup
-    return config.lr * max(0, total_steps + 1 - step) / (total_steps - warmup)
+    left = max(0, total_steps + 1 - step) / (total_steps - warmup)  # from 1 to 0
+    return config.lr * (left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
 
 
 def _groups(model: nn.Module) -> list[dict]:

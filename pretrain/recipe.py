@@ -13,6 +13,7 @@ from saat.upstream.config import read_yaml, typed
 
 DEFAULT = "mini"
 OPTIMIZERS = ("lamb", "adamw")
+SCHEDULES = ("linear", "cosine")
 ARGUMENTS = ("seed", "device", "expname", "expdir")  # what `-o args.…` may set
 
 
@@ -25,6 +26,7 @@ class RunnerConfig:
     gradient_clipping: float = 5.0  # norm of the whole gradient
     gradient_accumulate_steps: int = 1  # batches in a step
     precision: str = "float32"  # of matrix products: float32, bfloat16, or float16 with a scaled loss
+    recompute: bool = False  # keep only the layers' inputs for the gradient: a sixth of the memory, half more time
     max_skipped: int = 50  # steps in a row whose gradient is not finite, before the run is given up
     log_step: int = 1000  # TensorBoard and metrics.jsonl: loss, learning rate, gradient norm, speed, spectrograms
     eval_step: int = 5000  # the loss on held-out utterances, and attention maps
@@ -34,7 +36,7 @@ class RunnerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The learning rate rises linearly for the first part of the steps, then falls linearly to zero."""
+    """The learning rate rises linearly for the first part of the steps, then falls to zero."""
 
     name: str = "lamb"
     lr: float = 5.0e-5
@@ -42,6 +44,7 @@ class OptimizerConfig:
     eps: float = 1.0e-6
     weight_decay: float = 0.01  # not on biases, norms and R
     warmup_proportion: float = 0.07
+    schedule: str = "linear"  # how it falls: linear or cosine
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,10 @@ def _check(recipe: Recipe, where: str) -> None:
     runner, optimizer = recipe.runner, recipe.optimizer
     if optimizer.name not in OPTIMIZERS:
         raise SaatError(f"{where}: unknown optimizer '{optimizer.name}': {did_you_mean(optimizer.name, OPTIMIZERS)}")
+    if optimizer.schedule not in SCHEDULES:
+        raise SaatError(
+            f"{where}: unknown optimizer.schedule '{optimizer.schedule}': {did_you_mean(optimizer.schedule, SCHEDULES)}"
+        )
     if runner.precision not in PRECISIONS:
         raise SaatError(
             f"{where}: unknown runner.precision '{runner.precision}': {did_you_mean(runner.precision, PRECISIONS)}"

@@ -5,13 +5,14 @@ sharing; a folder with one of these and its `config.json` is a published checkpo
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
 import re
 import tempfile
 import zipfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ S3PRLS = [
 ]
 
 
-def allowed(classes: list) -> AbstractContextManager:
-    """`torch.serialization.safe_globals`, but what was allowed before (by compat, for S3PRL) still is afterwards."""
-    before = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([each for each in classes if each not in before])
+@contextlib.contextmanager
+def allowing(names: list) -> Iterator[None]:
+    """`torch.serialization.safe_globals`, which on leaving takes away what others had allowed before, without that."""
+    known = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([name for name in names if name not in known]):
+        yield
 
 
 def save(path: str | Path, states: dict[str, Any]) -> None:
@@ -112,7 +115,7 @@ def _load_torch(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise SaatError(f"{path} is not a checkpoint, or a truncated one: take another states-N.ckpt")
     try:
-        with allowed(S3PRLS):
+        with allowing(S3PRLS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise SaatError(f"cannot read {path} as a checkpoint of plain tensors: {unpickling_problem(error)}") from error

@@ -6,6 +6,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from saat.upstream.attention import variant
 from saat.upstream.attention.base import Attention, key_mask
@@ -82,6 +83,7 @@ class AudioAlbert(nn.Module):
         sets = 1 if transformer.share_layers else self.num_layers
         layers = [Layer(attention(transformer, config.attention), transformer) for _ in range(sets)]
         self.layer = layers[0] if transformer.share_layers else nn.ModuleList(layers)
+        self.recompute = False  # in training, keep only each layer's input, and compute the rest anew for the gradient
         self.apply(lambda module: initialise(module, transformer.initializer_range))
 
     def forward(self, features: Tensor, lengths: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
@@ -112,7 +114,10 @@ class AudioAlbert(nn.Module):
         for layer in self.layers():
             if layer is not prepared_for:
                 prepared, prepared_for = layer.attention.prepare(lengths, hidden.shape[1], hidden, seeds), layer
-            hidden = layer(hidden, lengths, prepared)
+            if self.recompute and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, lengths, prepared, use_reentrant=False)
+            else:
+                hidden = layer(hidden, lengths, prepared)
             states.append(hidden)
         if bool((lengths < hidden.shape[1]).any()):
             padding = ~key_mask(lengths, hidden.shape[1]).to(hidden.device)[..., None]

@@ -12,6 +12,7 @@ from saat.upstream.attention import variant
 from saat.upstream.config import ModelConfig, model_config, read_yaml
 from saat.upstream.encoder import AudioAlbert
 from saat.upstream.features import Features
+from saat.upstream.quantize import quantised
 
 
 class UpstreamExpert(UpstreamBase):
@@ -21,8 +22,10 @@ class UpstreamExpert(UpstreamBase):
         upstream: its name, such as `saat_ours`.
         ckpt: a `states-N.ckpt`, a `model.safetensors` or the folder of a published checkpoint; the model's config
             comes from it. Without it, the store's checkpoint of that name is taken (saat/sharing/store.py).
-        model_config: a YAML file; the model's config of an untrained model where no checkpoint is given.
+        model_config: a YAML file; the model's config of an untrained model where no checkpoint is given; its key
+            `quantize` in any case.
         tag: which of the store's; by default its default.
+        quantize: `int8`: linear layers in 8 bits, on a CPU only (upstream/quantize.py); it cannot be fine-tuned.
         untrained: random weights (from `seed`) of the shape that ckpt or model_config says: the control.
 
     Errors: SaatError when there is no checkpoint, or it is of another variant or damaged.
@@ -36,6 +39,7 @@ class UpstreamExpert(UpstreamBase):
         untrained: bool = False,
         seed: int = 0,
         tag: str | None = None,
+        quantize: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -44,8 +48,11 @@ class UpstreamExpert(UpstreamBase):
             from saat.sharing.store import find
 
             ckpt = str(find(upstream, tag))
+        # Through -g as well, since S3PRL's runner has no flag for an upstream's own options.
+        options = read_yaml(model_config) if model_config else {}
+        quantize = options.pop("quantize", quantize)
         states = checkpoint.load(ckpt) if ckpt is not None else None
-        self.model_config = self._config(upstream, states, ckpt, model_config, untrained)
+        self.model_config = self._config(upstream, states, ckpt, (options, str(model_config)), untrained)
         trained = has_weights and states is not None and not untrained
         if trained:
             checkpoint.check_shapes(self.model_config, states["Transformer"], str(ckpt))
@@ -58,14 +65,16 @@ class UpstreamExpert(UpstreamBase):
                 self.encoder = AudioAlbert(self.model_config)
             if trained:
                 checkpoint.load_weights(self.encoder, states["Transformer"], str(ckpt))
+            if quantize is not None:
+                self.encoder = quantised(self.encoder, quantize)
+        self.quantize = quantize
 
     @staticmethod
     def _config(
-        upstream: str, states: dict | None, ckpt: str | None, config_file: str | None, any_variant: bool
+        upstream: str, states: dict | None, ckpt: str | None, options: tuple[dict, str], any_variant: bool
     ) -> ModelConfig:
         if states is None:
-            layers = [(read_yaml(config_file), str(config_file))] if config_file else []
-            return model_config(upstream, *layers)
+            return model_config(upstream, options)
         saved = dict(states["Upstream_Config"])
         name = saved.get("upstream")
         if name != upstream and (any_variant or variant(upstream).attention is None):
@@ -93,6 +102,8 @@ class UpstreamExpert(UpstreamBase):
         """
         check_waveforms(wavs)
         features, lengths = self.features(wavs)
+        if self.quantize and features.device.type != "cpu":
+            raise SaatError(f"quantize: {self.quantize} is for the CPU, not for {features.device}: leave it out there")
         states = [features] if self.encoder is None else self.encoder(features, lengths)
         return {"hidden_states": states, "last_hidden_state": states[-1]}
 

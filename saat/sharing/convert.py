@@ -28,7 +28,7 @@ def load_s3prl(path: Path) -> dict[str, Any]:
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         inert = [(type("Inert", (checkpoint.Inert,), {}), name) for name in unknown]
-        with checkpoint.allowed([*inert, argparse.Namespace]):
+        with checkpoint.allowing([*inert, argparse.Namespace]):
             states = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ValueError, RuntimeError, EOFError, OSError, KeyError, AttributeError) as error:
         problem = checkpoint.unpickling_problem(error)

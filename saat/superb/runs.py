@@ -88,11 +88,11 @@ def _best_score(path: Path) -> float:
     """S3PRL's experts keep their best score on dev among their weights."""
     import torch
 
-    from saat.upstream.checkpoint import S3PRLS, allowed
+    from saat.upstream.checkpoint import S3PRLS, allowing
 
     if not path.is_file():
         raise SaatError(f"trained, but dev never got better than at the start: too few steps? (see {path.parent})")
-    with allowed(S3PRLS):
+    with allowing(S3PRLS):
         return float(torch.load(path, map_location="cpu", weights_only=True)["Downstream"]["best_score"])
 
 

@@ -12,6 +12,9 @@ import torch
 import yaml
 
 from saat.run_downstream import fill_in, main, packaged_config
+from saat.upstream import checkpoint
+from saat.upstream.config import model_config
+from saat.upstream.encoder import AudioAlbert
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DATARC = "config.downstream_expert.datarc"
@@ -72,6 +75,17 @@ def test_train_then_evaluate(run, make_corpus, mel_config, tmp_path, capsys, pro
     assert f"{probe}/test|step:{result['step']}|accuracy:{result['accuracy']:.4f}" in capsys.readouterr().out
     run("-m evaluate -t dev -e result/downstream/it")
     assert json.loads((folder / "accuracy-dev.json").read_text())["step"] == 60
+
+
+def test_train_then_evaluate_on_a_checkpoint(run, make_corpus, small, tmp_path):
+    """Reading it must not change what else may be read: S3PRL's own checkpoint, at the end."""
+    config = model_config("saat_ours", (small, "test"))
+    states = {"Upstream_Config": config.to_dict(), "Transformer": AudioAlbert(config).state_dict(), "Step": 1}
+    checkpoint.save(tmp_path / "states-1.ckpt", states)
+    corpus = make_corpus(speakers=3, utterances=4)
+    run(f"-m train -u saat_ours -k {tmp_path}/states-1.ckpt -d speaker_utterance -n it", *options(corpus, 4))
+    run("-m evaluate -e result/downstream/it/states-4.ckpt")
+    assert json.loads((tmp_path / "result" / "downstream" / "it" / "accuracy-test.json").read_text())["step"] == 4
 
 
 def test_resumed_training_is_what_it_would_have_been(run, make_corpus, tiny_config, tmp_path):

@@ -136,6 +136,12 @@ def test_schedule():
     assert rates[10:100] == pytest.approx([(90 - k) / 90 for k in range(90)])
     assert rates[100] == 0 and min(rates[:100]) > 0
     assert learning_rate(1, 1, config) == 1.0
+    cosine = OptimizerConfig(lr=1.0, warmup_proportion=0.1, schedule="cosine")
+    falling = [learning_rate(step, 100, cosine) for step in range(1, 102)]
+    assert falling[:11] == pytest.approx(rates[:11]) and falling[55] == pytest.approx(0.5) and falling[100] == 0
+    assert falling[10:] == pytest.approx([(1 + math.cos(math.pi * k / 90)) / 2 for k in range(91)])
+    with pytest.raises(SaatError, match="unknown optimizer.schedule 'cosin'.*cosine"):
+        load_recipe({"optimizer": {"schedule": "cosin"}}, "test")
 
 
 # S3PRL's interface

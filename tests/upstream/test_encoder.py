@@ -164,3 +164,20 @@ def test_layers_of_their_own(name, small):
         model.input.load_state_dict(shared.input.state_dict())
         for mine, expected in zip(model(x, lengths), shared(x, lengths), strict=True):
             torch.testing.assert_close(mine, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_recomputing_layers_changes_no_gradient(name, small):
+    """Dropout and the vectors of LSH included: in training, from the same seeds."""
+    overrides = {"transformer": {**small["transformer"], "attention_probs_dropout_prob": 0.1}}
+    model = encoder(name, overrides).train()
+    x, lengths = batch([40, 17]).nan_to_num(0), torch.tensor([40, 17])
+    found = []
+    for model.recompute in (False, True):
+        model.zero_grad()
+        torch.manual_seed(4)
+        states = model(x, lengths, torch.tensor([1, 2]))
+        states[-1].square().sum().backward()
+        found.append([states[-1].detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)

@@ -174,7 +174,7 @@ def test_vectors_in_training_are_a_function_of_the_utterances_seed_and_length(na
 
 def test_deterministic_across_processes():
     program = (
-        "import saat; saat.register(); import torch\n"
+        "import torch\n"
         "from saat.upstream.attention import variant\n"
         "from saat.upstream.config import TransformerConfig\n"
         "v = variant('saat_xbox')\n"
