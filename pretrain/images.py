@@ -27,18 +27,18 @@ def spectrogram_image(spectrogram: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def attention_maps(encoder: AudioAlbert, features: Tensor) -> Tensor:
-    """`weights()` of every layer on an utterance; where they do not depend on the input, softmax(R) itself.
+    """`weights()` of every layer on an utterance; where they do not depend on the input, once for all layers.
 
     Args:
         encoder: in eval.
         features: (T, D), at most L tokens.
 
     Returns:
-        (layers, A, T, T), or (sets of weights, A, L, L).
+        (layers, A, T, T); where they do not depend on the input (sets of weights, A, L, L), or T where there is no L.
     """
     attention = [layer.attention for layer in encoder.layers()]
     if not variant(encoder.config.upstream).input_dependent:
-        size = attention[0].max_length
+        size = attention[0].max_length or len(features)
         own = attention[:1] if attention[0] is attention[-1] else attention
         return torch.cat([each.weights(features.new_zeros(1, size, 1), torch.tensor([size])) for each in own])
     lengths = torch.tensor([len(features)])

@@ -4,9 +4,10 @@ import argparse
 import json
 import sys
 
-from saat import __version__, superb
+from saat import __version__
 from saat.errors import SaatError
 from saat.sharing.commands import add_commands
+from saat.superb import command as superb
 
 
 def parser() -> argparse.ArgumentParser:

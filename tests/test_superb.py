@@ -11,10 +11,12 @@ import pytest
 import soundfile
 import yaml
 
-from saat import superb
 from saat.cli import main
 from saat.errors import SaatError
-from saat.superb import TASKS, Settings, run_superb
+from saat.superb import runs
+from saat.superb.runs import Settings
+from saat.superb.search import run_superb
+from saat.superb.tasks import TASKS
 
 SCRIPT = """
 # Stands for S3PRL's: the best learning rate is 1e-3, and emotion's folds differ.
@@ -86,7 +88,7 @@ def in_this_process(monkeypatch):
         stdout.write(printed.getvalue())
         return SimpleNamespace(returncode=code)
 
-    monkeypatch.setattr(superb.subprocess, "run", run)
+    monkeypatch.setattr(runs.subprocess, "run", run)
 
 
 class _chdir:  # contextlib.chdir is of Python 3.11

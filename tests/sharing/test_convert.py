@@ -1,5 +1,7 @@
 """S3PRL's checkpoints into ours and back, by S3PRL's own classes."""
 
+import argparse
+
 import pytest
 import torch
 from s3prl import hub
@@ -7,7 +9,7 @@ from s3prl import hub
 from saat.cli import main
 from saat.errors import SaatError
 from saat.sharing import actions, published
-from saat.sharing.convert import export_s3prl, import_s3prl
+from saat.sharing.convert import export_s3prl, import_s3prl, load_s3prl
 from saat.upstream import checkpoint
 
 
@@ -98,6 +100,15 @@ def test_nothing_pickled_is_run(tmp_path, monkeypatch, s3prl_checkpoint):
         path.write_bytes(content)
         with pytest.raises(SaatError, match="cannot read"):
             import_s3prl(path, tmp_path / "out2.ckpt")
+
+
+def test_what_torch_may_load_is_the_same_afterwards(ckpt, tmp_path, s3prl_checkpoint):
+    """S3PRL's runner reads its own checkpoints after ours were read."""
+    before = set(torch.serialization.get_safe_globals())
+    assert argparse.Namespace in before  # as compat has it
+    checkpoint.load(ckpt())
+    load_s3prl(s3prl_checkpoint(tmp_path / "s.ckpt"))
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_commands_and_the_card(store, tmp_path, capsys, ckpt, s3prl_checkpoint):
