@@ -27,6 +27,15 @@ def librispeech_small() -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """For tiny models: several threads mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def small():
     """Overrides that make any variant small."""
     return {

@@ -29,16 +29,8 @@ KEYS = {
 
 
 TINY = {"hidden": 48, "batch": 2}
+pytestmark = pytest.mark.usefixtures("one_thread")
 FLAGS = ["--hidden", "48", "--batch", "2", "--threads", "1"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny matrices are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def derived(name: str, n: int, H: int = 48, F: int = 192, layers: int = 6, D: int = 480) -> int:

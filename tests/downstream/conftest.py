@@ -7,19 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 RATE = 16000
 PHONES = ("SIL", "AA", "B", "S")
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """These models are too small for two, which only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def tiny_models(one_thread):
+    """Everything here is tiny."""
 
 
 @dataclass

@@ -34,13 +34,9 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SAAT_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tiny matrices are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True)
+def tiny_models(one_thread):
+    """Everything here is tiny."""
 
 
 def speech_like(seconds: float, seed: int, rate: int = 16000) -> np.ndarray:
@@ -89,6 +85,11 @@ def run(recipe, corpus):
         return pretrain([*argv, *(["-o", o] if o else [])], progress=False)
 
     return call
+
+
+def states_of(path):
+    """What a checkpoint holds."""
+    return torch.load(path, weights_only=True)
 
 
 def same(a, b) -> bool:
