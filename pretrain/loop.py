@@ -185,14 +185,13 @@ class Trainer:
 
     def _evaluate(self, watch: Watch) -> None:
         """The loss on the held-out utterances, and the attention maps."""
-        begin = time.perf_counter()
-        self.expert.eval()
-        errors, elements = self.world.sum(*self.expert.held_out_errors(self.world.rank, self.world.size))
-        values = {"held_out_loss": errors / elements} if elements else {}
-        if self.world.is_main:
-            watch.log(self.step, values, self.expert.attention_images())
-        self.expert.train()
-        watch.leave_out(time.perf_counter() - begin)
+        with watch.left_out():
+            self.expert.eval()
+            errors, elements = self.world.sum(*self.expert.held_out_errors(self.world.rank, self.world.size))
+            values = {"held_out_loss": errors / elements} if elements else {}
+            if self.world.is_main:
+                watch.log(self.step, values, self.expert.attention_images())
+            self.expert.train()
 
     def _advice(self) -> str:
         kept = list(experiment.checkpoints(self.expdir).values())

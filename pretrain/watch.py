@@ -1,11 +1,12 @@
 """What a person watches: the progress bar, TensorBoard, and `metrics.jsonl`."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from saat.upstream.config import SAMPLE_RATE
 
 
 class Rate:
-    """Tokens and audio per second, and the share of the time spent waiting for data, since the last reset."""
+    """Speed since the last reset: tokens and audio a second, waiting for data; and processor time of this process."""
 
     def __init__(self):
         self.reset()
 
     def reset(self) -> None:
-        self.begin = time.perf_counter()
+        self.begin, self.begin_processor = time.perf_counter(), time.process_time()
         self.tokens, self.samples, self.waited = 0, 0, 0.0
 
     def add(self, tokens: float, samples: float, waited: float) -> None:
@@ -37,6 +38,7 @@ class Rate:
             "tokens_per_second": self.tokens / seconds,
             "times_real_time": self.samples / SAMPLE_RATE / seconds,
             "waiting_for_data": self.waited / seconds,
+            "processor_seconds": time.process_time() - self.begin_processor,
         }
 
 
@@ -118,10 +120,14 @@ class Watch:
                 self.bar.write(f"{self.file} will lack lines: {error}", file=sys.stderr)
             self.complained = True
 
-    def leave_out(self, seconds: float) -> None:
-        """Time that was not spent on training."""
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Around what is not training: its time does not count."""
+        seconds, processor = time.perf_counter(), time.process_time()
+        yield
         for rate in (self.rate, self.whole):
-            rate.begin += seconds
+            rate.begin += time.perf_counter() - seconds
+            rate.begin_processor += time.process_time() - processor
 
     def summary(self, processes: int) -> str:
         """How fast it was."""

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from saat.upstream.attention import variant
 from saat.upstream.attention.base import Attention, key_mask
 from saat.upstream.config import ModelConfig, TransformerConfig
+from saat.upstream.dropout import Dropout
 from saat.upstream.windows import Windows
 
 
@@ -29,7 +30,7 @@ class InputRepresentation(nn.Module):
         super().__init__()
         self.projection = nn.Linear(input_dim, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self._positions = torch.empty(0, config.hidden_size)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class Layer(nn.Module):
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
         self.feed_forward = nn.Linear(config.intermediate_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, lengths: Tensor, prepared: object) -> Tensor:
         """hidden (B, T, H), lengths (B,), what the attention prepared for this pass, to (B, T, H)."""

@@ -35,6 +35,7 @@ def test_metrics_and_events(run, tmp_path):
     assert [line["step"] for line in training] == [2, 4, 6]
     for line in training:
         assert 0 < line["loss"] < 5 and line["tokens_per_second"] > 0 and 0 <= line["waiting_for_data"] <= 1
+        assert line["processor_seconds"] > 0
         assert line["skipped_steps"] == 0 and line["lr"] > 0 and line["gradient_norm"] > 0
         # A token is 30 ms.
         assert line["times_real_time"] == pytest.approx(0.03 * line["tokens_per_second"], rel=0.05)
