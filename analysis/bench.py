@@ -1,7 +1,6 @@
 """`saat bench`: every variant and its peers, in turn, in one process: seconds, ratios, memory, operations."""
 
 import json
-import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from saat.analysis.measure import in_turn, matrix_product, middle, operations, peak_bytes, ratios
 from saat.analysis.subjects import PEERS, S3PRL, VARIANTS, Workload, run_of
 from saat.errors import SaatError
+from saat.files import write_text
 from saat.upstream.encoder import AudioAlbert
 
 REFERENCE = "saat_qk"
@@ -138,13 +138,7 @@ def as_table(entries: list[dict]) -> str:
 
 def write_json(entries: list[dict], path: Path) -> None:
     """Errors: SaatError when it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise SaatError(f"cannot write {path}: {error}") from error
+    write_text(path, json.dumps(entries, indent=1) + "\n")
 
 
 def available(peers: tuple[str, ...] = PEERS) -> list[str]:

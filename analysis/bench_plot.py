@@ -6,24 +6,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from saat.analysis.paper import PAPER_TIME
 from saat.errors import SaatError
-
-# SPEC section 5: the paper's Table 1, practical time for examples of 500 tokens.
-PAPER_TIME = {
-    "saat_qk": 146.8,
-    "saat_q": 143.4,
-    "saat_sparse_strided": 143.4,
-    "saat_sparse_fixed": 143.4,
-    "saat_sign_alsh": 268.9,
-    "saat_xbox": 235.5,
-    "saat_qnf_xbox": 240.2,
-    "saat_simple_lsh": 236.2,
-    "saat_simple_alsh": 235.7,
-    "saat_syn_dense": 111.0,
-    "saat_syn_mdense": 130.5,
-    "saat_syn_random": 116.8,
-    "saat_ours": 116.8,
-}
 
 
 def slope(lengths: list[int], seconds: list[float]) -> float:

@@ -5,7 +5,9 @@ import json
 import sys
 
 from saat import __version__
+from saat.analysis.study import command as study
 from saat.errors import SaatError
+from saat.pretrain.stop import Interrupted
 from saat.sharing.commands import add_commands
 from saat.superb import command as superb
 
@@ -43,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="a list of objects, one a subject and length")
     bench.add_argument("--plot", metavar="FILE", help="an image: scaling, or the ratios at one length")
     bench.set_defaults(call=_bench)
+    commands.add_parser("pretrain", help="what run_pretrain.py does, from any directory")  # see main
     run = commands.add_parser("run", help="run a script with the upstreams and probes registered in S3PRL")
     run.add_argument("script", help="a Python file, such as a lab's own run_downstream.py")
     run.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
@@ -59,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
     superb.add_command(commands)
+    study.add_commands(commands)
     return p
 
 
@@ -107,14 +111,27 @@ def _bench(options: argparse.Namespace) -> None:
     run(options)
 
 
+def pretrain(argv: list[str]) -> int:
+    """`saat pretrain`: the flags and exit codes of run_pretrain.py."""
+    from saat.pretrain.cli import main
+
+    return main(argv)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 2 after an error of the user's, 130 after Ctrl-C."""
+    """Exit code 0, 2 after an error of the user's, 130 after Ctrl-C, 128 + the signal's number after another signal."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["pretrain"]:  # argparse would take its first flags for its own
+        return pretrain(argv[1:])
     options = parser().parse_args(argv)
     try:
         options.call(options)
     except SaatError as error:
         print(f"saat: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"saat: {stop}", file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
         print("saat: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

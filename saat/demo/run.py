@@ -5,13 +5,13 @@ Every step leaves its result in the output folder, so that the command, interrup
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from saat import __version__
 from saat.demo.corpus import make_corpus
+from saat.files import write_text
 
 PRETRAINED = ("saat_qk", "saat_ours")
 ROWS = ("saat_mel", "saat_qk", "saat_ours", "saat_ours_untrained")
@@ -55,13 +55,6 @@ def run_demo(out: str | Path) -> list[dict[str, Any]]:
     _draw(checkpoints["saat_ours"], corpus, out)
     print(f"\n{table}\n\n{(time.perf_counter() - start) / 60:.1f} minutes; tables and figures are in {out}")
     return rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomic: whoever reads `path` sees all of it or what was there before."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _seconds(folder: Path) -> float:
@@ -122,7 +115,6 @@ def _probed(name: str, ckpt: Path, corpus: Path, out: Path) -> dict[str, Any]:
         rc = datarc | phones if probe.startswith("phoneme") else datarc
         trained = train_probe(probe, extracted, rc, steps=STEPS[probe], seed=SEED)
         result[probe] = {key: trained[key] for key in ("dev", "test", "chance", "best_step")}
-    kept.parent.mkdir(exist_ok=True)
     write_text(kept, json.dumps({"key": key, "result": result}, indent=1) + "\n")
     return result
 

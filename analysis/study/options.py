@@ -1,0 +1,112 @@
+"""What a study was asked for, and the folder it lives in."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saat.errors import SaatError
+from saat.files import write_text
+from saat.pretrain.recipe import load_recipe, recipe_file
+
+STRIDE = 480  # samples in a token, for which utterances are long enough
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Where the audio and its labels are; they make a study what it is, together with the recipe."""
+
+    pretrain: list[str]
+    speaker: list[str]
+    phoneme: list[str]
+    phones: str | None = None  # without: no phoneme probes
+    splits: str | None = None
+    test_other: list[str] = field(default_factory=list)
+
+    def test_utterances(self) -> set[str]:
+        """Ids that no model may see in pre-training: those of the dev and test lists, and all of `test_other`."""
+        from saat.downstream.corpus import read_lists
+        from saat.upstream.audio import find_audio
+
+        ids = {path.stem for folder in self.test_other for path in find_audio(folder)}
+        if self.splits:
+            lists = read_lists(self.splits)
+            ids.update(*(lists.get(name, ()) for name in ("dev", "test")))
+        return ids
+
+
+@dataclass(frozen=True)
+class Options:
+    """`saat study`'s command line."""
+
+    corpora: Corpora
+    recipe: str
+    out: Path
+    upstreams: list[str] | None = None
+    seeds: int = 1  # pre-trainings of each subject
+    jobs: int = 1  # steps at once
+    curves: int = 0  # steps of the pre-trainings for the learning curves; 0: none
+    curve_upstreams: tuple[str, ...] = ("saat_qk", "saat_q", "saat_ours")
+    bench_length: int = 500  # tokens; the paper's
+    bench_hidden: int = 768
+    bench_rounds: int = 5
+    probe_steps: int | None = None  # default: `saat probe`'s
+    device: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same where a study goes on."""
+        text = recipe_file(self.recipe).read_bytes()
+        return {
+            "corpora": asdict(self.corpora),
+            "recipe": hashlib.sha256(text).hexdigest(),
+            "probe_steps": self.probe_steps,
+        }
+
+
+def check_corpora(options: Options) -> None:
+    """Whether the probes can be trained, before hours of pre-training; only once, since it reads every header.
+
+    Errors: SaatError as the probes raise them; for a single speaker.
+    """
+    from saat.downstream.config import DataConfig
+    from saat.downstream.data import LabelledCorpus
+
+    if (options.out / "study.json").is_file():
+        return
+    corpora = options.corpora
+    for labels, folders in (("speaker", corpora.speaker), ("phone", corpora.phoneme)):
+        if labels == "phone" and not corpora.phones:
+            continue
+        corpus = LabelledCorpus(labels, DataConfig(folders, corpora.splits, corpora.phones), STRIDE)
+        for split in corpus.splits:
+            corpus.split(split)
+        if len(corpus.classes) < 2:
+            raise SaatError(f"{', '.join(folders)} has one {labels}, {corpus.classes[0]}: nothing can be told apart")
+
+
+def open_folder(options: Options) -> None:
+    """Makes the folder, or checks that it is this study's. More upstreams, seeds or curves may be asked for each time.
+
+    Errors: SaatError where another study, or something else, lies there; for a recipe that cannot be read.
+    """
+    load_recipe(options.recipe)
+    marker = options.out / "study.json"
+    asked = options.identity()
+    if marker.is_file():
+        before = json.loads(marker.read_text(encoding="utf-8"))
+        different = sorted(key for key in asked if before.get(key) != asked[key])
+        if different:
+            raise SaatError(
+                f"{options.out} holds a study with other {', '.join(different)}: {before}; give the same again, "
+                "or another --out"
+            )
+        return
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        strangers = [path.name for path in options.out.iterdir() if path.name != "pretrain"]
+        if strangers:
+            raise SaatError(f"--out {options.out} is not empty ({', '.join(strangers[:3])} …) and holds no study")
+        write_text(marker, json.dumps(asked, indent=1) + "\n")
+    except OSError as error:
+        raise SaatError(f"--out: cannot write in {options.out}: {error}") from error

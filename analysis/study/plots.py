@@ -1,0 +1,121 @@
+"""Figure 5, and the learning curves."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from saat.analysis.study.results import PROBES, mean_and_deviation
+from saat.analysis.study.tables import TITLES
+from saat.errors import SaatError
+from saat.upstream.attention import REGISTRY
+
+FAMILIES = (  # prefix of an upstream, colour
+    ("saat_qk", "tab:blue"),
+    ("saat_q", "tab:blue"),
+    ("saat_sparse", "tab:green"),
+    ("saat_syn", "tab:orange"),
+    ("saat_ours", "tab:red"),
+    ("saat_", "tab:purple"),  # hashing
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Errors: SaatError when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}")
+        figure.savefig(part, format=path.suffix[1:])
+        part.replace(path)
+    except OSError as error:
+        raise SaatError(f"cannot write {path}: {error}") from error
+    return path
+
+
+def accuracy_against_time(rows: list[dict[str, Any]], path: Path) -> Path | None:
+    """Figure 5: a probe's accuracy against time, a point a variant; None without timings.
+
+    One panel for the speaker of an utterance, as in the paper, and one for the best phoneme probe there is.
+    """
+    points: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["split"] == "test" and row["upstream"] in REGISTRY and row["inference_ratio_to_qk"]:
+            points.setdefault(row["upstream"], []).append(row)
+    if not points:
+        return None
+    present = [probe for probe in PROBES if all(r[probe] is not None for own in points.values() for r in own)]
+    shown = [probe for probe in ("speaker_utterance", "phoneme_2hidden") if probe in present] or present[:1]
+    figure = new_figure(6.2 * len(shown), 5.2)
+    for axis, probe in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        places = {}
+        for name, own in points.items():
+            mean, deviation = mean_and_deviation([100 * row[probe] for row in own])
+            places[name] = (own[0]["inference_ratio_to_qk"], mean)
+            colour = next(colour for prefix, colour in FAMILIES if name.startswith(prefix))
+            axis.errorbar(*places[name], yerr=deviation, fmt="o", color=colour, capsize=3)
+        _labels(axis, places)
+        axis.set_xlabel("time of inference, relative to saat_qk")
+        axis.set_ylabel(f"{TITLES[probe]}, test accuracy (%)")
+        axis.grid(alpha=0.3)
+    figure.suptitle("Accuracy against time (above and to the left is better)", fontsize=11)
+    return save(figure, path)
+
+
+def _labels(axis: Axes, places: dict[str, tuple[float, float]]) -> None:
+    """A name beside each point, moved up or down until no two lie on one another."""
+    axis.margins(x=0.18, y=0.1)
+    axis.autoscale_view()
+    low, high = axis.get_ylim()
+    left, right = axis.get_xlim()
+    line, reach = (high - low) / 26, (right - left) * 0.3
+    taken: list[tuple[float, float]] = []
+    for name, (x, y) in sorted(places.items(), key=lambda item: item[1][1]):
+        at = y
+        while any(abs(at - other) < line and abs(x - beside) < reach for beside, other in taken):
+            at += line / 4
+        taken.append((x, at))
+        axis.annotate(
+            name.removeprefix("saat_"),
+            (x, y),
+            xytext=(x + (right - left) * 0.02, at),
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "gray", "linewidth": 0.4},
+        )
+
+
+def learning_curves(curves: dict[str, dict[str, list]], path: Path) -> Path | None:
+    """Loss and the probes' accuracies against steps (above) and processor seconds (below); None without curves."""
+    if not curves:
+        return None
+    names = {name for lines in curves.values() for name in lines}
+    losses = [name for name in ("loss", "held_out") if name in names][-1:]
+    panels = [*losses, *(f"{probe} test" for probe in PROBES if f"{probe} test" in names)]
+    figure = new_figure(3.6 * len(panels), 6.4)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharey="col")
+    for column, panel in enumerate(panels):
+        probe = panel.removesuffix(" test")
+        for label, lines in sorted(curves.items()):
+            points = lines.get(panel, [])
+            scale = 100 if probe in TITLES else 1
+            for row, place in ((0, 0), (1, 1)):
+                xs = [point[place] / (60 if row else 1) for point in points]
+                axes[row, column].plot(
+                    xs, [scale * point[2] for point in points], marker=".", markersize=4, label=label
+                )
+        title = f"{TITLES[probe]} (%)" if probe in TITLES else "loss on held-out utterances"
+        axes[0, column].set_title(title if panel != "loss" else "loss", fontsize=10)
+        axes[0, column].set_xlabel("steps")
+        axes[1, column].set_xlabel("processor minutes")
+        for row in (0, 1):
+            axes[row, column].grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    return save(figure, path)

@@ -1,0 +1,201 @@
+"""Runs the steps of a study, several at once, each a process of its own; what is done is never done again."""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import TextIO
+
+import torch
+from tqdm import tqdm
+
+import saat
+from saat.analysis.study.steps import Step
+from saat.errors import SaatError
+from saat.files import write_text
+from saat.pretrain.stop import Interrupted, Stopper
+
+POLL = 0.2  # seconds between two looks at the processes
+GRACE = 120  # seconds a process gets to save what it has, after a signal
+
+
+@dataclass
+class Running:
+    """A step's process; its lock is held as long as the process lives, even where the study does not."""
+
+    step: Step
+    process: subprocess.Popen
+    lock: TextIO
+    begin: float
+
+
+class Runner:
+    """Runs steps.
+
+    Args:
+        out: the study's folder; `done/` has a file a finished step, `logs/` what each printed.
+        jobs: how many steps run at once; the CPU's cores are shared out among them.
+    """
+
+    def __init__(self, out: Path, jobs: int):
+        self.out, self.jobs = out, jobs
+        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        for name in ("done", "logs", "locks"):
+            (out / name).mkdir(exist_ok=True)
+
+    def is_done(self, name: str) -> bool:
+        return self._mark(name).is_file()
+
+    def run(self, steps: list[Step], progress: bool = True) -> None:
+        """Everything that is not done yet.
+
+        Errors: SaatError when steps failed, after all that does not need them is done; Interrupted after a signal,
+        when the processes have saved what they have.
+        """
+        waiting = [step for step in steps if not self.is_done(step.name)]
+        running: list[Running] = []
+        failed: dict[str, Path] = {}
+        with Stopper() as stopper, _bar(len(steps), len(steps) - len(waiting), progress) as bar:
+            while waiting or running:
+                if stopper.signum is not None:
+                    self._stop(running)
+                    raise Interrupted("stopped; the same command goes on from here", stopper.signum)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    if not self._finish(one):
+                        failed[one.step.name] = self._log(one.step.name)
+                        bar.write(f"failed: {one.step.name}: {_last_line(failed[one.step.name])}", file=sys.stderr)
+                    bar.update()
+                for step in [step for step in waiting if any(need in failed for need in step.needs)]:
+                    waiting.remove(step)
+                    failed[step.name] = failed[next(need for need in step.needs if need in failed)]
+                    bar.update()
+                self._start_some(waiting, running)
+                bar.set_postfix_str(", ".join(one.step.name for one in running), refresh=False)
+                bar.refresh()
+                time.sleep(POLL)
+        if failed:
+            logs = "; ".join(f"{log}: {_last_line(log)}" for log in dict.fromkeys(failed.values()))
+            raise SaatError(
+                f"{len(failed)} of {len(steps)} steps failed or need one that did ({logs}). The others are done and "
+                "kept: mend the cause, and give the same command again"
+            )
+
+    def _start_some(self, waiting: list[Step], running: list[Running]) -> None:
+        if any(one.step.alone for one in running):
+            return
+        ready = [step for step in waiting if all(self.is_done(need) for need in step.needs)]
+        # What finishes a subject comes first; what must be alone, when nothing else is left.
+        ready.sort(key=lambda step: (step.alone, not step.needs))
+        for step in ready:
+            if len(running) >= self.jobs or (step.alone and running):
+                return
+            started = self._start(step)
+            if started is not None:
+                waiting.remove(step)
+                running.append(started)
+            if step.alone:
+                return
+
+    def _start(self, step: Step) -> Running | None:
+        """None where a process of an earlier, killed study is still at it."""
+        lock = (self.out / "locks" / step.name).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        for left_over in step.leaves:
+            left_over.unlink(missing_ok=True)
+        with self._log(step.name).open("a", encoding="utf-8") as log:
+            argv = step.argv()
+            log.write(f"\n$ {shown(argv)}\n")
+            log.flush()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "saat.cli", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(step),
+                start_new_session=True,  # Ctrl-C is for the study, which passes it on once
+                pass_fds=(lock.fileno(),),
+            )
+        return Running(step, process, lock, time.time())
+
+    def _environment(self, step: Step) -> dict[str, str]:
+        threads = os.cpu_count() or 1 if step.alone else self.threads
+        # A checkout that is not installed is found by the processes as well.
+        path = os.pathsep.join(filter(None, (str(Path(saat.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+        return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+
+    def _finish(self, one: Running) -> bool:
+        """Marks the step as done, where it is."""
+        one.lock.close()
+        if one.process.returncode:
+            return False
+        for folder in one.step.scratch:
+            rmtree(folder, ignore_errors=True)
+        mark = {
+            "command": shown(one.process.args[3:]),
+            "seconds": round(time.time() - one.begin, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "versions": {"saat": saat.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+        write_text(self._mark(one.step.name), json.dumps(mark, indent=1) + "\n")
+        return True
+
+    def _stop(self, running: list[Running]) -> None:
+        """Ends the processes as a user would; pre-training saves a checkpoint first."""
+        for one in running:
+            one.process.send_signal(signal.SIGTERM)
+        deadline = time.time() + GRACE
+        for one in running:
+            try:
+                one.process.wait(max(0.1, deadline - time.time()))
+            except subprocess.TimeoutExpired:
+                one.process.kill()
+                one.process.wait()
+            one.lock.close()
+
+    def _mark(self, name: str) -> Path:
+        return self.out / "done" / f"{name}.json"
+
+    def _log(self, name: str) -> Path:
+        return self.out / "logs" / f"{name}.log"
+
+
+def shown(argv: list[str]) -> str:
+    """As one would type it."""
+    return " ".join(["saat", *(f'"{part}"' if " " in part or "," in part else part for part in argv)])
+
+
+@contextmanager
+def _bar(total: int, done: int, progress: bool) -> Iterator[tqdm]:
+    with tqdm(total=total, initial=done, desc="study", unit="step", disable=not progress, mininterval=5) as bar:
+        yield bar
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it printed nothing"
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Errors: SaatError where another study runs in this folder."""
+    with (out / "study.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SaatError(f"another `saat study` is at work in {out}") from None
+        yield

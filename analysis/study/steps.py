@@ -1,0 +1,195 @@
+"""The steps of a study: each one a `saat` command, with what it needs and what it leaves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from saat.analysis.study.options import Options
+from saat.analysis.study.subjects import Subject, chosen
+from saat.errors import SaatError
+from saat.files import write_text
+from saat.pretrain import experiment
+from saat.upstream.audio import find_audio
+
+CURVE_POINTS = 16  # looks at a learning curve
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a study."""
+
+    name: str  # also of its log and of the file that says it is done
+    argv: Callable[[], list[str]]  # after `saat`; asked for when the step starts, since it may name what others left
+    needs: tuple[str, ...] = ()
+    alone: bool = False  # nothing else may run beside it: it measures time
+    leaves: tuple[Path, ...] = ()  # files of its own that an unfinished earlier start may have left
+    scratch: tuple[Path, ...] = field(default=())  # folders to remove once it is done
+
+
+def write_utterances(options: Options) -> Path:
+    """The ids of all audio that may be pre-trained on: everything but the probes' dev and test utterances.
+
+    Errors: SaatError where nothing is left.
+    """
+    file = options.out / "pretrain" / "utterances.txt"
+    if not file.is_file():
+        kept = {path.stem for folder in options.corpora.pretrain for path in find_audio(folder)}
+        kept -= options.corpora.test_utterances()
+        if not kept:
+            raise SaatError(f"every utterance below {', '.join(options.corpora.pretrain)} is one to test on")
+        write_text(file, "".join(f"{name}\n" for name in sorted(kept)))
+    return file
+
+
+def plan(options: Options) -> list[Step]:
+    """Every step, in the order in which they would run one by one."""
+    subjects = chosen(options.upstreams)
+    steps: list[Step] = []
+    for seed in range(options.seeds):
+        for subject in subjects:
+            if subject.pretrained:
+                steps += _pretrained(options, subject, seed)
+                steps.append(_probe(options, subject, seed, _name("pretrain", subject.label, seed)))
+    first = next((subject for subject in subjects if subject.pretrained), None)
+    for subject in subjects:
+        if not subject.pretrained:
+            if first is None and subject.kind == "untrained":
+                raise SaatError(f"-u {subject.label} takes its shape from a pre-trained upstream: add one to -u")
+            shape = _folder(options, first.label, 0) if first else None
+            needs = (_name("pretrain", first.label, 0),) if first else ()
+            steps.append(_control(options, subject, shape, needs))
+    if options.curves:
+        for subject in subjects:
+            if subject.label in options.curve_upstreams:
+                steps += _curve(options, subject)
+    timed = [subject.label for subject in subjects if subject.pretrained and subject.label == subject.upstream]
+    if "saat_qk" in timed:
+        steps += [_bench(options, timed, mode) for mode in ("inference", "training")]
+    return steps
+
+
+def _name(kind: str, label: str, seed: int | str) -> str:
+    return f"{kind}-{label}-{seed}"
+
+
+def _folder(options: Options, label: str, seed: int | str) -> Path:
+    return options.out / "pretrain" / f"{label}-{seed}"
+
+
+def newest(folder: Path) -> Path:
+    """Errors: SaatError when the folder has no checkpoint."""
+    found = list(experiment.checkpoints(folder).values())
+    if not found:
+        raise SaatError(f"no checkpoint in {folder}, though its pre-training is marked as done: remove its mark")
+    return found[-1]
+
+
+def _device(options: Options) -> list[str]:
+    return ["--device", options.device] if options.device else []
+
+
+def _pretrain_argv(options: Options, subject: Subject, seed: int | str, override: str = "") -> list[str]:
+    values = f"config.pretrain_expert.datarc.splits={options.out / 'pretrain' / 'utterances.txt'}"
+    for more in (subject.override, override):
+        values += f",,{more}" if more else ""
+    start = ["-i", str(_start(options, subject, seed))] if subject.init_from else []
+    return [
+        *("pretrain", "-u", subject.upstream, "-p", str(_folder(options, subject.label, seed)), "-a"),
+        *("-c", options.recipe, "--seed", str(seed if isinstance(seed, int) else 0)),
+        *("--corpus", *options.corpora.pretrain, "-o", values, *start, *_device(options)),
+    ]
+
+
+def _start(options: Options, subject: Subject, seed: int | str) -> Path:
+    return options.out / "starts" / f"{subject.label}-{seed}.ckpt"
+
+
+def _pretrained(options: Options, subject: Subject, seed: int) -> list[Step]:
+    name = _name("pretrain", subject.label, seed)
+    if not subject.init_from:
+        return [Step(name, lambda: _pretrain_argv(options, subject, seed))]
+    source, start = _folder(options, subject.init_from, seed), _start(options, subject, seed)
+    utterances = str(options.out / "pretrain" / "utterances.txt")
+
+    def make_start() -> list[str]:
+        corpus = ["--corpus", *options.corpora.pretrain, "--splits", utterances]
+        return ["init-from", str(newest(source)), *corpus, "--fresh", "--seed", str(seed), "--out", str(start)]
+
+    first = _name("start", subject.label, seed)
+    return [
+        Step(first, make_start, needs=(_name("pretrain", subject.init_from, seed),), leaves=(start,)),
+        Step(name, lambda: _pretrain_argv(options, subject, seed), needs=(first,)),
+    ]
+
+
+def _probe_argv(options: Options, upstream: str, ckpt: Path | None, label: str, seeds: int) -> list[str]:
+    corpora = options.corpora
+    return [
+        *("probe", "-u", upstream),
+        *(("-k", str(ckpt)) if ckpt else ()),
+        *("--speaker", *corpora.speaker, "--phoneme", *corpora.phoneme),
+        *(("--phones", corpora.phones) if corpora.phones else ()),
+        *(("--splits", corpora.splits) if corpora.splits else ()),
+        *(("--test-other", *corpora.test_other) if corpora.test_other and corpora.phones else ()),
+        *("--seeds", str(seeds), "--features", str(options.out / "features" / label)),
+        *(("--steps", str(options.probe_steps)) if options.probe_steps else ()),
+        *("--json", str(options.out / "probes" / f"{label}.json"), *_device(options)),
+    ]
+
+
+def _probe_step(options: Options, name: str, label: str, argv: Callable[[], list[str]], needs: tuple) -> Step:
+    leaves = (options.out / "probes" / f"{label}.json",)
+    return Step(name, argv, needs, leaves=leaves, scratch=(options.out / "features" / label,))
+
+
+def _probe(options: Options, subject: Subject, seed: int, after: str) -> Step:
+    label, folder = f"{subject.label}-{seed}", _folder(options, subject.label, seed)
+    upstream = f"{subject.upstream}_local"
+    name = _name("probe", subject.label, seed)
+    return _probe_step(
+        options, name, label, lambda: _probe_argv(options, upstream, newest(folder), label, 1), needs=(after,)
+    )
+
+
+def _control(options: Options, subject: Subject, shape: Path | None, needs: tuple[str, ...]) -> Step:
+    upstream = f"{subject.upstream}_untrained" if subject.kind == "untrained" else subject.upstream
+    label = f"{subject.label}-all"  # its seeds are the probes' only
+    return _probe_step(
+        options,
+        _name("probe", subject.label, "all"),
+        label,
+        lambda: _probe_argv(options, upstream, newest(shape) if shape else None, label, options.seeds),
+        needs,
+    )
+
+
+def _curve(options: Options, subject: Subject) -> list[Step]:
+    every = max(1, options.curves // CURVE_POINTS)
+    runner = {"total_steps": options.curves, "save_step": every, "max_keep": 2 * CURVE_POINTS}
+    override = ",,".join(f"config.runner.{key}={value}" for key, value in runner.items())
+    name, folder = _name("pretrain", subject.label, "curve"), _folder(options, subject.label, "curve")
+    steps = [Step(name, lambda: _pretrain_argv(options, subject, "curve", override))]
+    for step in sorted({*range(every, options.curves, every), options.curves}):
+        label = f"{subject.label}-curve-{step}"
+        ckpt = experiment.checkpoint_path(folder, step)
+
+        def argv(ckpt: Path = ckpt, label: str = label) -> list[str]:
+            return _probe_argv(options, f"{subject.upstream}_local", ckpt, label, 1)
+
+        steps.append(_probe_step(options, f"probe-{label}", label, argv, needs=(name,)))
+    return steps
+
+
+def _bench(options: Options, upstreams: list[str], mode: str) -> Step:
+    rounds = options.bench_rounds if mode == "inference" else max(1, options.bench_rounds // 2)
+    file = options.out / "bench" / f"{mode}.json"
+
+    def argv() -> list[str]:
+        return [
+            *("bench", "--length", str(options.bench_length), "--hidden", str(options.bench_hidden)),
+            *("--rounds", str(rounds), "--upstreams", *upstreams, *(["--train"] if mode == "training" else [])),
+            *("--corpus", options.corpora.speaker[0], "--json", str(file), *_device(options)),
+        ]
+
+    # Another set of upstreams is timed anew: ratios are formed within one run.
+    return Step(f"bench-{mode}-{len(upstreams)}", argv, alone=True, leaves=(file,))

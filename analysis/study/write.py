@@ -1,0 +1,162 @@
+"""`saat report`: tables, figures and report from what the steps of a study have left so far."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from saat.analysis.study import plots, tables
+from saat.analysis.study.report import Section, write_report, write_results
+from saat.analysis.study.results import collect, curves, metrics, read_json
+from saat.analysis.study.steps import newest
+from saat.analysis.study.subjects import SUBJECTS
+from saat.errors import SaatError
+from saat.pretrain import experiment
+
+PAPER_HOURS, PAPER_STEPS = 363.6, 500_000  # train-clean-360; SPEC section 3
+
+
+def write(out: Path) -> tuple[Path, Path]:
+    """`results.json`, `figures/`, `report.md`, `report.html` in the study's folder; returns the last two.
+
+    Errors: SaatError where the folder holds no study, or nothing has been probed yet.
+    """
+    study = read_json(out / "study.json")
+    if study is None:
+        raise SaatError(f"{out} holds no study: give the --out of `saat study`")
+    rows = collect(out)
+    if not rows:
+        raise SaatError(f"nothing has been probed yet in {out}: the study has to finish a step first")
+    write_results(rows, out)
+    sections = [_setting(out, study, rows), _accuracies(out, rows)]
+    sections += [section for section in (_times(out), _curves(out), *_attention(out, study), _losses(out)) if section]
+    return write_report("Which attention an audio transformer needs", sections, out)
+
+
+def _commands(out: Path, *kinds: str) -> list[str]:
+    """The commands of the finished steps whose names begin so, with the seconds they took."""
+    found = []
+    for mark in sorted((out / "done").glob("*.json")):
+        if mark.name.startswith(kinds):
+            step = read_json(mark)
+            found.append(f"{step['command']}  # {step['seconds']:.0f} s")
+    return found
+
+
+def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Section:
+    corpora = study["corpora"]
+    marks = [read_json(path) for path in (out / "done").glob("*.json")]
+    machines = sorted({f"{m['machine']}, torch {m['versions']['torch']}, saat {m['versions']['saat']}" for m in marks})
+    starts = [json.loads((folder / "starts.jsonl").read_text().splitlines()[0]) for folder in _pretrainings(out)]
+    text = []
+    if starts:
+        corpus = starts[0]["corpus"]
+        steps = sorted({list(experiment.checkpoints(folder))[-1] for folder in _pretrainings(out)})
+        text.append(
+            f"Pre-trained by masked acoustic modelling on {corpus['utterances']} utterances, {corpus['hours']:.2f} h "
+            f"(the paper: {PAPER_HOURS:.0f} h), {' or '.join(map(str, steps))} steps (the paper: {PAPER_STEPS}). No "
+            "utterance that a probe is tested on is among them. The recipe is config_runner.yaml in each run's folder."
+        )
+    text.append(
+        f"Speaker probes on {_names(corpora['speaker'])}, phoneme probes on {_names(corpora['phoneme'])}"
+        + ("." if corpora["phones"] else ": none, for want of phone labels (--phones).")
+        + " Frozen features of the last layer; the learning rate of a probe is chosen on the dev split, and so is the "
+        "step whose weights are tested."
+    )
+    text.append(f"{len({(r['upstream'], r['seed']) for r in rows})} models. Made on: {'; '.join(machines)}.")
+    return Section("Setting", "\n\n".join(text))
+
+
+def _names(folders: list[str]) -> str:
+    return ", ".join("/".join(Path(folder).parts[-2:]) for folder in folders)
+
+
+def _pretrainings(out: Path) -> list[Path]:
+    """Folders of those that have a checkpoint, learning curves excluded."""
+    found = [path for path in sorted((out / "pretrain").iterdir()) if path.is_dir() and experiment.checkpoints(path)]
+    return [path for path in found if not path.name.endswith("-curve")]
+
+
+def _accuracies(out: Path, rows: list[dict[str, Any]]) -> Section:
+    found = [tables.accuracies(rows, split) for split in ("test", "test-other")]
+    return Section("Accuracy", tables=[table for table in found if table], commands=_commands(out, "probe-saat"))
+
+
+def _times(out: Path) -> Section | None:
+    inference, training = (read_json(out / "bench" / f"{mode}.json") for mode in ("inference", "training"))
+    if not inference:
+        return None
+    figure = plots.accuracy_against_time(collect(out), out / "figures" / "figure5.png")
+    shown = [(figure, "Figure 5: accuracy against time, a point a variant.")] if figure else []
+    return Section("Time", "", [tables.times(inference, training or [])], shown, _commands(out, "bench"))
+
+
+def _curves(out: Path) -> Section | None:
+    found = curves(out)
+    figure = plots.learning_curves(found, out / "figures" / "curves.png")
+    if figure is None:
+        return None
+    text = "Longer pre-trainings of their own, each with the recipe's schedule stretched to its length."
+    caption = "Loss and accuracies on the test split against steps, and against processor time."
+    return Section("Learning curves", text, [], [(figure, caption)], _commands(out, "pretrain-saat_qk-curve"))
+
+
+def _losses(out: Path) -> Section | None:
+    """The loss of every pre-training: what each model made of the task itself."""
+    runs = []
+    for folder in _pretrainings(out):
+        lines = metrics(folder)
+        held_out = [line["held_out_loss"] for line in lines if line.get("held_out_loss") is not None]
+        losses = [line["loss"] for line in lines if line.get("loss") is not None]
+        if losses:
+            last = f"{held_out[-1]:.3f}" if held_out else "-"
+            spent = sum(line.get("processor_seconds", 0.0) for line in lines)
+            runs.append([folder.name, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", last, f"{spent:.0f}"])
+    if not runs:
+        return None
+    columns = ["pre-training", "loss at first", "at last", "held out, at last", "processor seconds"]
+    return Section("Pre-training", "", [tables.Table("Loss (L1 on masked tokens)", columns, runs)])
+
+
+def _attention(out: Path, study: dict[str, Any]) -> list[Section]:
+    """Figures 1, 2, 4 and 6. Drawn anew only where a checkpoint is newer than the picture."""
+    from saat.analysis import heads_figures
+
+    figures, corpus = out / "figures", study["corpora"]["pretrain"]
+    shown = [(_kept(figures / "figure1.png", None, heads_figures.keys_figure), "Figure 1: which keys a query sees.")]
+    tables_found = []
+    trained = {label: out / "pretrain" / f"{label}-0" for label in SUBJECTS}
+    ready = {label: newest(folder) for label, folder in trained.items() if experiment.checkpoints(folder)}
+    if "saat_ours" in ready:
+        path = figures / "figure2.png"
+        numbers = figures / "figure2.json"
+        if _stale(numbers, ready["saat_ours"]):
+            from saat.files import write_text
+
+            write_text(numbers, json.dumps(heads_figures.patterns_figure(ready["saat_ours"], path)) + "\n")
+        shown.append((path, "Figure 2: the weights of ours at initialisation and after pre-training."))
+        tables_found.append(_patterns(read_json(numbers)))
+    if "saat_qk" in ready:
+        for name, draw, caption in (
+            ("figure4.png", heads_figures.categories_figure, "Figure 4: attention maps of saat_qk by category."),
+            ("figure6.png", heads_figures.embedding_figure, "Figure 6: heads' maps, PCA, then t-SNE."),
+        ):
+            ckpt = ready["saat_qk"]
+            picture = _kept(figures / name, ckpt, lambda path, draw=draw, ckpt=ckpt: draw(ckpt, corpus, path))
+            shown.append((picture, caption))
+    return [Section("Attention", "", tables_found, shown)]
+
+
+def _stale(made: Path, source: Path | None) -> bool:
+    return not made.is_file() or (source is not None and source.stat().st_mtime > made.stat().st_mtime)
+
+
+def _kept(path: Path, source: Path | None, draw: Any) -> Path:
+    if _stale(path, source):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(path)
+    return path
+
+
+def _patterns(numbers: dict[str, Any]) -> tables.Table:
+    """Correlation and divergence of each head before and after."""
+    raise NotImplementedError
