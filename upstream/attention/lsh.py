@@ -4,6 +4,7 @@ Query i of a head has a random vector a_i. It sees the k keys with the largest (
 softmaxes their ordinary scaled dot products. No gradient flows through the selection.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,7 +154,7 @@ def among_largest(scores: Tensor, count: int) -> Tensor:
     if scores.device.type != "cpu" or scores.dtype == torch.bfloat16 or count >= scores.shape[-1]:
         return among_largest_by_topk(scores, count)
     # On a CPU numpy sorts a row (with AVX) several times faster than torch selects from it.
-    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=-1))
+    ordered = sorted_rows(scores)
     last, next_one = ordered[..., -count].clamp_min(torch.finfo(scores.dtype).min), ordered[..., -count - 1]
     chosen = scores >= last[..., None]
     # With equals at the boundary the threshold alone lets too many in; and NaN sorts last.
@@ -161,6 +162,16 @@ def among_largest(scores: Tensor, count: int) -> Tensor:
     if bool(unclear.any()):
         chosen[unclear] = among_largest_by_topk(scores[unclear], count)
     return chosen
+
+
+def sorted_rows(scores: Tensor) -> Tensor:
+    """(…, n) on the CPU, each row in rising order; the rows are shared out among torch's threads."""
+    ordered = scores.clone(memory_format=torch.contiguous_format)
+    rows = ordered.numpy().reshape(-1, scores.shape[-1])
+    threads = max(1, min(torch.get_num_threads(), len(rows)))
+    with ThreadPoolExecutor(threads) as pool:  # numpy lets go of Python's lock while it sorts
+        list(pool.map(lambda part: part.sort(axis=-1), np.array_split(rows, threads)))
+    return ordered
 
 
 def squared_norm(x: Tensor) -> Tensor:
