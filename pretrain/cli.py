@@ -89,6 +89,8 @@ def _run(plan: Plan, options: argparse.Namespace, argv: list[str], world: World,
             skipped_file=plan.expdir / "skipped.txt" if world.is_main else None,
         ).to(plan.device)
     expert.model.Transformer.recompute = runner.recompute
+    if runner.compile:
+        expert.model.Transformer.compile(dynamic=True)  # in place: the names of its weights stay as they are
     args = {**vars(options), "upstream": plan.config.upstream, "expdir": str(plan.expdir), "seed": plan.seed}
     trainer = Trainer(expert, recipe, plan.expdir, args, plan.states, world)
     if trainer.step >= trainer.total_steps:

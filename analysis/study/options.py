@@ -25,14 +25,18 @@ class Corpora:
     test_other: list[str] = field(default_factory=list)
 
     def test_utterances(self) -> set[str]:
-        """Ids that no model may see in pre-training: those of the dev and test lists, and all of `test_other`."""
-        from saat.downstream.corpus import read_lists
+        """Ids that no model may see in pre-training: what a probe is tested on, whether listed or drawn; listed dev."""
+        from saat.downstream.config import DataConfig
+        from saat.downstream.corpus import read_corpus, read_lists
         from saat.upstream.audio import find_audio
 
         ids = {path.stem for folder in self.test_other for path in find_audio(folder)}
         if self.splits:
             lists = read_lists(self.splits)
             ids.update(*(lists.get(name, ()) for name in ("dev", "test")))
+        else:
+            for folders in (self.speaker, self.phoneme):
+                ids.update(u.id for u in read_corpus(DataConfig(folders), STRIDE)["test"])
         return ids
 
 

@@ -13,6 +13,7 @@ import yaml
 
 import saat
 from saat.errors import SaatError
+from saat.pretrain import experiment
 from saat.superb.tasks import RATES, Task
 
 
@@ -65,7 +66,7 @@ def trained(
         "-a",
     ]
     _s3prl(settings, folder, "train.log", arguments)
-    score = _best_score(folder / task.best)
+    score = _best_score(checkpoint(task, folder))
     write(kept, json.dumps({"score": score}) + "\n")
     return score
 
@@ -74,7 +75,7 @@ def tested(settings: Settings, task: Task, folder: Path) -> float:
     kept = folder / "test.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))["score"]
-    _s3prl(settings, folder, "test.log", ["-m", "evaluate", "-t", task.test, "-e", str(folder / task.best)])
+    _s3prl(settings, folder, "test.log", ["-m", "evaluate", "-t", task.test, "-e", str(checkpoint(task, folder))])
     found = re.findall(
         rf"^{task.test} {task.metric}: ([\d.eE+-]+)", (folder / "test.log").read_text(errors="replace"), re.M
     )
@@ -84,14 +85,24 @@ def tested(settings: Settings, task: Task, folder: Path) -> float:
     return float(found[-1])
 
 
+def checkpoint(task: Task, folder: Path) -> Path:
+    """The weights that did best on dev; where none did better than an untrained model, the last ones.
+
+    Errors: SaatError when nothing was saved.
+    """
+    best = folder / task.best
+    last = list(experiment.checkpoints(folder).values())[-1:]
+    if not best.is_file() and not last:
+        raise SaatError(f"nothing was saved in {folder}: see its train.log")
+    return best if best.is_file() else last[0]
+
+
 def _best_score(path: Path) -> float:
     """S3PRL's experts keep their best score on dev among their weights."""
     import torch
 
     from saat.upstream.checkpoint import S3PRLS, allowing
 
-    if not path.is_file():
-        raise SaatError(f"trained, but dev never got better than at the start: too few steps? (see {path.parent})")
     with allowing(S3PRLS):
         return float(torch.load(path, map_location="cpu", weights_only=True)["Downstream"]["best_score"])
 

@@ -76,6 +76,11 @@ def _task(settings: Settings, name: str, given: dict[str, Any]) -> dict[str, Any
         tests = [tested(settings, task, folder) for folder in _folders(settings, name, best[1])]
     except SaatError as error:
         return {"problem": str(error)}
+    folders = _folders(settings, name, best[1])
+    if not all((folder / task.best).is_file() for folder in folders):
+        problems.append(
+            f"no look at dev was better than an untrained model, so the last step was tested ({folders[0]})"
+        )
     return {"dev": best[0], "test": sum(tests) / len(tests), "lr": best[1], "problems": problems}
 
 
@@ -93,9 +98,11 @@ def as_markdown(rows: list[dict[str, Any]], settings: Settings) -> str:
         scores = [f"{_percent(row, 'test'):.2f}", f"{_percent(row, 'dev'):.2f}", row["lr"]] if "test" in row else None
         cells = scores or [row["problem"].replace("|", "/"), "", ""]
         lines.append(f"| {row['title']} ({row['task']}) | {row['metric']} {arrow} | {' | '.join(cells)} |")
+    notes = [f"{row['task']}: {problem}" for row in rows if "test" in row for problem in row["problems"]]
     short = f", {settings.steps} steps each instead of SUPERB's" if settings.steps is not None else ""
     given = f" -k {settings.ckpt}" if settings.ckpt else ""
-    return "\n".join([*lines, "", f"-u {settings.upstream}{given}; learning rates {', '.join(settings.rates)}{short}"])
+    what = f"-u {settings.upstream}{given}; learning rates {', '.join(settings.rates)}{short}"
+    return "\n".join([*lines, "", what, *(f"\n{note}" for note in notes)])
 
 
 def _percent(row: dict[str, Any], key: str) -> float:

@@ -18,6 +18,8 @@ from saat.analysis.study.run import Runner, only_one
 from saat.analysis.study.steps import Step, plan, write_utterances
 from saat.analysis.study.subjects import SUBJECTS, chosen
 from saat.analysis.subjects import VARIANTS, Workload, run_of
+from saat.downstream.config import DataConfig
+from saat.downstream.corpus import read_corpus
 from saat.errors import SaatError
 
 
@@ -54,20 +56,22 @@ def test_unknown_upstreams_and_starts_without_a_source():
     assert len(chosen(None)) == len(SUBJECTS) == 17
 
 
-def test_no_test_utterance_is_pretrained_on(tmp_path):
-    for name in ("a", "b", "c", "d"):
-        (tmp_path / "audio").mkdir(exist_ok=True)
-        (tmp_path / "audio" / f"{name}.wav").touch()
+def test_no_test_utterance_is_pretrained_on(tmp_path, make_corpus):
+    audio = make_corpus(speakers=2, utterances=6).folder
+    ids = sorted(path.stem for path in audio.rglob("*.flac"))
     splits = tmp_path / "splits"
     splits.mkdir()
-    for split, names in (("train", "a"), ("dev", "b"), ("test", "c")):
-        (splits / f"{split}_split.txt").write_text(f"{names}\n")
-    corpora = Corpora([str(tmp_path / "audio")], [], [], splits=str(splits))
-    file = write_utterances(Options(corpora, "mini", tmp_path / "out"))
-    assert file.read_text().split() == ["a", "d"]
-    everything = Corpora([str(tmp_path / "audio")], [], [], test_other=[str(tmp_path / "audio")])
+    for split, names in (("train", ids[4:8]), ("dev", ids[:2]), ("test", ids[2:4])):
+        (splits / f"{split}_split.txt").write_text("\n".join(names))
+    folders = [str(audio)]
+    listed = Options(Corpora(folders, folders, folders, splits=str(splits)), "mini", tmp_path / "listed")
+    assert write_utterances(listed).read_text().split() == ids[4:]
+    drawn = Options(Corpora(folders, folders, folders), "mini", tmp_path / "drawn")
+    test = {utterance.id for utterance in read_corpus(DataConfig(folders), 480)["test"]}
+    assert test and write_utterances(drawn).read_text().split() == [name for name in ids if name not in test]
+    nothing = Corpora(folders, folders, folders, splits=str(splits), test_other=folders)
     with pytest.raises(SaatError, match="every utterance"):
-        write_utterances(Options(everything, "mini", tmp_path / "other"))
+        write_utterances(Options(nothing, "mini", tmp_path / "nothing"))
 
 
 def test_the_folder_of_another_study_is_left_alone(options, tmp_path):
