@@ -43,7 +43,8 @@ def load(path: Path) -> dict[str, Any]:
     states = checkpoint.load(path)
     missing = [key for key in NEEDED if key not in states]
     if missing:
-        raise SaatError(f"{path} cannot be resumed from: it lacks {', '.join(missing)}")
+        lack = ", ".join(missing)
+        raise SaatError(f"{path} cannot be resumed from: it lacks {lack}; -i starts a new run with its weights")
     return states
 
 
