@@ -5,6 +5,7 @@ import json
 import sys
 
 from saat import __version__
+from saat.analysis import init_from_command
 from saat.errors import SaatError
 from saat.sharing.commands import add_commands
 from saat.superb import command as superb
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
     superb.add_command(commands)
+    init_from_command.add_command(commands)
     return p
 
 
