@@ -1,47 +1,27 @@
-"""`saat_ours` from data: R is the mean attention map of each head of a pre-trained model, instead of a pattern by hand.
+"""`saat_ours` from data: R is the mean attention map of each head of a pre-trained model, not a pattern by hand."""
 
-Every map is L x L, of crops of exactly L tokens. Shorter utterances are left out: each of their rows is spread over
-fewer keys, so they would make early keys look more attended to than they are.
-"""
-
-import sys
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from saat.analysis.init_from_command import FORMS
+from saat.analysis.mean_maps import Averages, average_maps, by_distance, long_enough, row_entropy
 from saat.errors import SaatError, did_you_mean
-from saat.pretrain.held_out import split
-from saat.pretrain.images import attention_maps
-from saat.pretrain.manifest import Corpus, load_corpus
+from saat.pretrain.manifest import load_corpus
 from saat.pretrain.model import new_model
 from saat.pretrain.plan import SEED
-from saat.sharing.published import WEIGHTS_FILE, file_sha256
+from saat.sharing.published import file_sha256, weights_file
 from saat.upstream import checkpoint
 from saat.upstream.attention import REGISTRY
-from saat.upstream.attention.patterns import normalise_rows
 from saat.upstream.attention.softmax import SharedQK
-from saat.upstream.audio import AudioError, read_audio
 from saat.upstream.config import SAMPLE_RATE, ModelConfig, model_config
 from saat.upstream.encoder import AudioAlbert
-from saat.upstream.features import Features
 
 SOURCES = ("saat_qk", "saat_q")  # whose queries see every key
-
-
-@dataclass
-class Averages:
-    """What became of a corpus."""
-
-    maps: Tensor  # (layers, A, L, L) float64, the mean over all crops; rows sum to 1
-    entropy: Tensor  # (layers, A), nats: of a row of one crop's map, mean over rows and crops
-    utterances: int
-    crops: int
 
 
 def init_from(
@@ -107,11 +87,11 @@ def init_from(
     for own, mean in zip(model.Transformer.layers(), sets, strict=True):
         own.attention.R.data.copy_(logits(mean, config.attention.smoothing))
 
+    maps_of = f"layer {layer}" if layer else "all layers"
     about = (
-        f"{ckpt.name} of {source.upstream}, SHA-256 {_sha256(ckpt)}: R is the mean of its attention maps by {form}, "
-        f"of {f'layer {layer}' if layer else 'all layers'}, over {averages.crops} crops of {length} tokens of "
-        f"{averages.utterances} utterances, corpus {chosen.fingerprint()[:16]}; all other weights "
-        + (f"drawn with seed {seed}" if fresh else "copied")
+        f"{ckpt.name} of {source.upstream}, SHA-256 {file_sha256(weights_file(ckpt))}: R is the mean of the maps of "
+        f"{maps_of}, by {form}, over {averages.crops} crops of {length} tokens of {averages.utterances} utterances, "
+        f"corpus {chosen.fingerprint()[:16]}; all other weights {f'drawn with seed {seed}' if fresh else 'copied'}"
     )
     made = {"Transformer": model.Transformer.state_dict(), "Upstream_Config": config.to_dict(), "Step": 0}
     if fresh:
@@ -140,73 +120,6 @@ def load_source(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     return states, checkpoint.check_model(states, str(path))
 
 
-def long_enough(corpus: Corpus, length: int, stride: int, count: int | None = None) -> Corpus:
-    """The utterances of at least `length` whole tokens; of these `count`, whatever else the corpus has."""
-    enough = [i for i, samples in enumerate(corpus.samples.tolist()) if samples >= length * stride]
-    if not enough:
-        longest = int(corpus.samples.max())
-        raise SaatError(
-            f"no utterance has {length} tokens ({length * stride / SAMPLE_RATE:.2f} s), the longest of "
-            f"{len(corpus.paths)} has {longest // stride} ({longest / SAMPLE_RATE:.2f} s): pass a smaller --length, "
-            "and pre-train with config.model.transformer.max_length the same"
-        )
-    left_out = len(corpus.paths) - len(enough)
-    if left_out:
-        print(f"left out {left_out} of {len(corpus.paths)} utterances: shorter than {length} tokens", file=sys.stderr)
-    corpus = corpus.part(enough)
-    return corpus if count is None or count >= len(enough) else split(corpus, count, seed=0)[1]
-
-
-@torch.no_grad()
-def average_maps(encoder: AudioAlbert, corpus: Corpus, length: int) -> Averages:
-    """The mean of `weights()` over the crops of `length` tokens that each utterance is cut into, the rest left over.
-
-    Features are normalised over the crop, and positions start with it, as in pre-training; nothing is masked. Files
-    that cannot be read are named and left out.
-    """
-    audio, transformer = encoder.config.audio, encoder.config.transformer
-    features = Features(audio)
-    samples = length * audio.stride
-    heads = (transformer.num_hidden_layers, transformer.num_attention_heads)
-    total = torch.zeros(*heads, length, length, dtype=torch.float64)
-    entropy = torch.zeros(heads, dtype=torch.float64)
-    utterances = crops = 0
-    found = list(zip(corpus.paths, corpus.samples.tolist(), strict=True))
-    for path, count in tqdm(found, desc="averaging", unit="utt", disable=len(found) < 50):
-        try:
-            wav = read_audio(path)
-            if len(wav) < count:
-                raise AudioError(f"{path}: ends early: its header lies")
-        except AudioError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        for start in range(0, count - samples + 1, samples):
-            maps = attention_maps(encoder, features([wav[start : start + samples]])[0][0])
-            total += maps
-            entropy += row_entropy(maps)
-            crops += 1
-        utterances += 1
-    if not crops:
-        raise SaatError(f"none of {len(found)} utterances can be read")
-    if not bool(total.isfinite().all()):
-        raise SaatError("the attention maps are not finite: the checkpoint's weights are damaged, take another")
-    return Averages(normalise_rows(total), entropy / crops, utterances, crops)
-
-
-def row_entropy(maps: Tensor) -> Tensor:
-    """Maps (…, L, L) to (…), the entropy of a row in nats, mean over rows: 0 for one key, log L for all alike."""
-    return torch.special.entr(maps).sum(-1).mean(-1)
-
-
-def by_distance(maps: Tensor) -> Tensor:
-    """Each diagonal's mean laid out over the diagonal again, rows scaled to sum 1: (…, L, L) to (…, L, L)."""
-    length = maps.shape[-1]
-    positions = torch.arange(length)
-    diagonal = positions[None, :] - positions[:, None] + length - 1  # (L, L) in [0, 2 L - 1)
-    sums = maps.new_zeros(*maps.shape[:-2], 2 * length - 1).index_add(-1, diagonal.flatten(), maps.flatten(-2))
-    return normalise_rows((sums / diagonal.flatten().bincount())[..., diagonal])
-
-
 def logits(maps: Tensor, smoothing: float) -> Tensor:
     """R whose softmax is P <- (1 - eps) P + eps / L, of maps (…, L, L)."""
     return ((1 - smoothing) * maps + smoothing / maps.shape[-1]).log()
@@ -224,13 +137,8 @@ def report(averages: Averages, encoder: AudioAlbert, crop_seconds: float, layer:
         "head   one crop's map   softmax(R)",
     ]
     for head, (one, all_) in enumerate(zip(chosen.mean(0).tolist(), mean.tolist(), strict=True), 1):
-        lines.append(f"{head:4d}   {one:5.2f} {_keys(one):8.1f}   {all_:5.2f} {_keys(all_):6.1f}")
-    uniform = float(torch.tensor(R.shape[-1]).log())
-    return "\n".join([*lines, f"all keys alike: {uniform:.2f}, {R.shape[-1]} keys"])
-
-
-def _keys(entropy: float) -> float:
-    return float(torch.tensor(entropy).exp())
+        lines.append(f"{head:4d}   {one:5.2f} {math.exp(one):8.1f}   {all_:5.2f} {math.exp(all_):6.1f}")
+    return "\n".join([*lines, f"all keys alike: {math.log(R.shape[-1]):.2f}, {R.shape[-1]} keys"])
 
 
 def _a_set_of_weights_each(maps: Tensor, layer: int | None, shared: bool) -> Tensor:
@@ -261,7 +169,3 @@ def _check_out(out: Path, force: bool) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaatError(f"--out {out}: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    return file_sha256(path / WEIGHTS_FILE if path.is_dir() else path)

@@ -88,8 +88,8 @@ def _initial(name: str, config: ModelConfig) -> tuple[dict[str, Any], dict[str, 
     _refuse_misfit(path, checkpoint.check_model(states, str(path)), config, states)
     if "SpecHead" not in states:
         say(f"{path} has no prediction head (SpecHead): it starts from random weights")
-    weights = path / published.WEIGHTS_FILE if path.is_dir() else path
-    known = {"file": str(path), "sha256": published.file_sha256(weights), "step": states.get("Step")}
+    digest = published.file_sha256(published.weights_file(path))
+    known = {"file": str(path), "sha256": digest, "step": states.get("Step")}
     if states.get("Made_From"):
         known["made_from"] = str(states["Made_From"])
     say(f"weights start from {path}, step {states.get('Step')}")

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from saat.analysis.heads_figure import initial_and_trained
 from saat.errors import SaatError
 from saat.pretrain import cli
 from saat.sharing.published import file_sha256
@@ -60,6 +61,21 @@ def test_resume_is_bitwise(run, first, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "is not read: this run goes on" in said and f"started from {start}" in said
     assert same(weights(resumed), weights(whole)) and states_of(resumed)["Args"]["init_ckpt"] == started_from
+
+
+def test_where_the_heads_started(run, first, tmp_path):
+    """For the figure of R before and after."""
+    start = first()
+    path = run(tmp_path / "exp", "-i", start)
+    R = states_of(start)["Transformer"]["layer.attention.R"].softmax(-1)
+    before, after = initial_and_trained(path)
+    assert torch.equal(before, R) and not torch.equal(after, R)
+    assert not torch.equal(initial_and_trained(start)[0], R)  # from the patterns
+    checkpoint.save(tmp_path / "untrained.ckpt", {**states_of(start), "Step": 0})
+    assert torch.equal(initial_and_trained(tmp_path / "untrained.ckpt")[0], R)
+    start.write_bytes(b"another")
+    with pytest.raises(SaatError, match=f"the run started from {start}, which is gone or another file now"):
+        initial_and_trained(path)
 
 
 def test_a_run_that_started_without_says_so(run, tmp_path, capsys):
