@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from saat.pretrain.experiment import initial_weights
 from saat.upstream import checkpoint
 from saat.upstream.attention.fixed import FixedWeights
 from saat.upstream.config import model_config
@@ -18,7 +19,11 @@ def initial_and_trained(path: str | Path) -> tuple[Tensor, Tensor]:
     encoder = AudioAlbert(model_config(saved["upstream"], (saved, f"the config in {path}")))
     attention = encoder.layers()[0].attention
     assert isinstance(attention, FixedWeights), f"{saved['upstream']} has no fixed weights"
-    before = attention.R.detach().softmax(-1)  # R starts from its config's seed, whatever the run's
+    # R starts from its config's seed, whatever the run's; or from a file.
+    start = initial_weights(states)
+    if start is not None:
+        checkpoint.load_weights(encoder, start, str(path))
+    before = attention.R.detach().softmax(-1)
     checkpoint.load_weights(encoder, states["Transformer"], str(path))
     return before, attention.R.detach().softmax(-1)
 

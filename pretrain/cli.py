@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--download-dir", metavar="FOLDER", help="where to (default: the user's cache folder)")
     p.add_argument("-o", "--override", help='"config.optimizer.lr=1e-3,,args.seed=3": highest priority')
     p.add_argument("-e", "--past_exp", metavar="CKPT", help="resume from a checkpoint, or from a folder's newest")
+    p.add_argument("-i", "--init_ckpt", metavar="CKPT", help="a new run, whose weights start from this checkpoint's")
     p.add_argument("-a", "--auto_resume", action="store_true", help="resume where the folder has checkpoints")
     p.add_argument("--seed", type=int, help=f"default {SEED}")
     p.add_argument("--device", help="default: cuda where there is one, else cpu")
@@ -88,10 +89,18 @@ def _run(plan: Plan, options: argparse.Namespace, argv: list[str], world: World,
             precision=runner.precision,
             skipped_file=plan.expdir / "skipped.txt" if world.is_main else None,
         ).to(plan.device)
+    if plan.initial:
+        expert.load_model({"SpecHead": expert.model.SpecHead.state_dict(), **plan.initial})
     expert.model.Transformer.recompute = runner.recompute
     if runner.compile:
         expert.model.Transformer.compile(dynamic=True)  # in place: the names of its weights stay as they are
-    args = {**vars(options), "upstream": plan.config.upstream, "expdir": str(plan.expdir), "seed": plan.seed}
+    args = {
+        **vars(options),
+        "upstream": plan.config.upstream,
+        "expdir": str(plan.expdir),
+        "seed": plan.seed,
+        "init_ckpt": plan.started_from,
+    }
     trainer = Trainer(expert, recipe, plan.expdir, args, plan.states, world)
     if trainer.step >= trainer.total_steps:
         print(f"{plan.checkpoint} is at step {trainer.step} of {trainer.total_steps}: nothing left to do")
@@ -109,6 +118,8 @@ def _announce(plan: Plan, trainer: Trainer, argv: list[str]) -> None:
     padding = expert.crops.padding_share(trainer.step * expert.crops.total_batch // utterances)
     data = {"utterances": utterances, "hours": hours, "fingerprint": trainer.fingerprint, "padding": padding}
     start = {"command": argv, "device": plan.device, "processes": processes, "corpus": data}
+    if plan.started_from:
+        start["init_ckpt"] = plan.started_from
     experiment.prepare(plan.expdir, plan.recipe, plan.config, trainer.step, start)
     parameters = sum(parameter.numel() for parameter in trainer.parameters)
     where = f"{processes} processes, each on {plan.device}" if processes > 1 else f"on {plan.device}"

@@ -15,6 +15,7 @@ import yaml
 import saat
 from saat.errors import SaatError
 from saat.pretrain.recipe import Recipe
+from saat.sharing import published
 from saat.upstream import checkpoint
 from saat.upstream.config import ModelConfig
 
@@ -43,8 +44,28 @@ def load(path: Path) -> dict[str, Any]:
     states = checkpoint.load(path)
     missing = [key for key in NEEDED if key not in states]
     if missing:
-        raise SaatError(f"{path} cannot be resumed from: it lacks {', '.join(missing)}")
+        lack = ", ".join(missing)
+        raise SaatError(f"{path} cannot be resumed from: it lacks {lack}; -i starts a new run with its weights")
     return states
+
+
+def initial_weights(states: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+    """The encoder's weights that the run of a checkpoint started from, where these came from a file; None if drawn.
+
+    Errors: SaatError when the file of `-i` is gone, or another one now.
+    """
+    if states.get("Step") == 0:  # not trained yet, as from `saat init-from`
+        return states["Transformer"]
+    start = (states.get("Args") or {}).get("init_ckpt")
+    if not start:
+        return None
+    path = Path(start["file"])
+    if not path.exists() or published.file_sha256(published.weights_file(path)) != start["sha256"]:
+        raise SaatError(
+            f"the run started from {path}, which is gone or another file now: put back the one with SHA-256 "
+            f"{start['sha256']}"
+        )
+    return checkpoint.load(path)["Transformer"]
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]]:

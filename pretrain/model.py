@@ -1,5 +1,6 @@
 """The encoder with the head that reconstructs acoustic features from it (SPEC section 3)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,6 +61,13 @@ class MaskedAcousticModel(nn.Module):
         hidden = self.Transformer(masked, lengths, seeds)[-1]
         predicted = self.SpecHead(hidden[chosen])  # (chosen tokens, target_dim): the others are never needed
         return (predicted.to(target.dtype) - target[chosen]).abs().sum(), hidden
+
+
+def new_model(config: ModelConfig, seed: int) -> MaskedAcousticModel:
+    """The weights a pre-training with `seed` starts from; the caller's random numbers stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MaskedAcousticModel(config)
 
 
 def target_dim(config: ModelConfig) -> int:

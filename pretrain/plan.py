@@ -10,6 +10,9 @@ from saat.pretrain import experiment
 from saat.pretrain.device import choose_device
 from saat.pretrain.distributed import say
 from saat.pretrain.recipe import DEFAULT, Recipe, load_recipe, merged, parse_overrides, recipe_file
+from saat.sharing import published
+from saat.upstream import checkpoint
+from saat.upstream.attention import variant
 from saat.upstream.config import ModelConfig, model_config, read_yaml
 
 SEED = 1337
@@ -28,6 +31,8 @@ class Plan:
     device: str
     checkpoint: Path | None = None  # where training goes on from …
     states: dict[str, Any] | None = None  # … and what it holds
+    initial: dict[str, Any] | None = None  # Transformer, perhaps SpecHead: the weights a new run starts from (-i)
+    started_from: dict[str, Any] | None = None  # which checkpoint these were, for as long as the run goes on
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -48,6 +53,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     past = options.past_exp
     if options.auto_resume and expdir is not None and experiment.checkpoints(expdir):
         past = str(expdir)
+    if options.past_exp and options.init_ckpt:
+        raise SaatError("-e goes on with a run and -i starts a new one: leave one of them out")
     if past:
         past = Path(past).expanduser().resolve()
         return _resumed(options, past, expdir, config_values, args.get("seed"), device)
@@ -66,7 +73,48 @@ def _new(options: argparse.Namespace, expdir: Path | None, overrides: dict, devi
         )
     recipe, config = _asked_for(options, options.upstream, options.config or DEFAULT, overrides)
     seed = SEED if options.seed is None else options.seed
-    return Plan(recipe, config, expdir, seed, device)
+    initial, started_from = _initial(options.init_ckpt, config) if options.init_ckpt else (None, None)
+    return Plan(recipe, config, expdir, seed, device, initial=initial, started_from=started_from)
+
+
+def _initial(name: str, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights of `-i`, and what is kept about them. Errors: SaatError when they are of another model."""
+    path = Path(name).expanduser().resolve()
+    states = checkpoint.load(path)
+    saved = states["Upstream_Config"].get("upstream")
+    if saved != config.upstream:
+        advice = "; saat init-from makes a saat_ours of a saat_qk or saat_q" if config.upstream == "saat_ours" else ""
+        raise SaatError(f"-i {path} is a checkpoint of {saved}, not of {config.upstream}: pass -u {saved}{advice}")
+    _refuse_misfit(path, checkpoint.check_model(states, str(path)), config, states)
+    if "SpecHead" not in states:
+        say(f"{path} has no prediction head (SpecHead): it starts from random weights")
+    digest = published.file_sha256(published.weights_file(path))
+    known = {"file": str(path), "sha256": digest, "step": states.get("Step")}
+    if states.get("Made_From"):
+        known["made_from"] = str(states["Made_From"])
+    say(f"weights start from {path}, step {states.get('Step')}")
+    return {part: states[part] for part in checkpoint.WEIGHTS if part in states}, known
+
+
+def _refuse_misfit(path: Path, saved: ModelConfig, config: ModelConfig, states: dict[str, Any]) -> None:
+    """Errors: SaatError that names what a model has to have in common with a checkpoint to start from its weights."""
+    lines = differences(saved.to_dict(), config.to_dict())
+    free = (*FREE, "transformer.initializer_range", "attention.")
+    if not variant(config.upstream).attention.limited:
+        free += ("transformer.max_length",)
+    other = [line for line in lines if not line.startswith(free)]
+    if "SpecHead" in states:
+        other += [line for line in lines if line.startswith("task.target")]
+    try:
+        if not other:
+            checkpoint.check_shapes(config, states["Transformer"], f"-i {path}")
+    except SaatError:  # what is left that gives weights their shapes
+        other = [line for line in lines if line.startswith("attention.")]
+    if other:
+        raise SaatError(
+            f"-i {path} is of another model: {'; '.join(other)}. Pass the checkpoint's values "
+            "(-o config.model.SECTION.KEY=VALUE), or take another checkpoint"
+        )
 
 
 def _asked_for(options: argparse.Namespace, upstream: str, name: str, overrides: dict) -> tuple[Recipe, ModelConfig]:
@@ -110,7 +158,11 @@ def _resumed(
         raise SaatError(
             f"--seed {options.seed}: {path} was trained with {seed}; leave --seed out, or pass -o args.seed"
         )
-    return Plan(recipe, config, expdir, seed, device, path, states)
+    started_from = states["Args"].get("init_ckpt")
+    if options.init_ckpt:
+        began = f"from {started_from['file']}" if started_from else "from random weights"
+        say(f"-i {options.init_ckpt} is not read: this run goes on, it once started {began}")
+    return Plan(recipe, config, expdir, seed, device, path, states, started_from=started_from)
 
 
 def _compare(

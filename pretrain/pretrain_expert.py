@@ -19,7 +19,7 @@ from saat.pretrain.held_out import HeldOut, split
 from saat.pretrain.images import attention_maps, maps_image, spectrogram_image
 from saat.pretrain.manifest import load_corpus
 from saat.pretrain.masking import mask_tokens, num_chosen
-from saat.pretrain.model import MaskedAcousticModel, frames, target_bands, target_dim
+from saat.pretrain.model import frames, new_model, target_bands, target_dim
 from saat.pretrain.recipe import DataConfig, data_config
 from saat.upstream.attention import REGISTRY, variant
 from saat.upstream.checkpoint import load_weights
@@ -94,9 +94,7 @@ class UpstreamPretrainExpert(nn.Module):
 
         self.features = Features(audio)
         self.target = Features(audio, kind="linear") if self.config.task.target == "linear" else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.model = MaskedAcousticModel(self.config)
+        self.model = new_model(self.config, seed)
 
     # S3PRL's interface
 

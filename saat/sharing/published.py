@@ -34,6 +34,11 @@ def check_tag(tag: str) -> str:
     return tag
 
 
+def weights_file(path: Path) -> Path:
+    """The file with the weights: that of a published checkpoint's folder, or `path` itself."""
+    return path / WEIGHTS_FILE if path.is_dir() else path
+
+
 def file_sha256(path: Path) -> str:
     """64 hex digits."""
     found = hashlib.sha256()

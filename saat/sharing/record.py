@@ -59,10 +59,19 @@ def pretraining(source: Path, states: dict[str, Any]) -> dict[str, Any]:
         "device": starts[-1].get("device") if starts else None,
         "versions": starts[-1].get("versions") if starts else None,
         **_logged(source.parent, states),
-        "made_from": states.get("Made_From"),
+        "made_from": states.get("Made_From") or _started_from(arguments),
         "recipe": recipe,
     }
     return {key: value for key, value in facts.items() if value not in (None, {}, [])}
+
+
+def _started_from(arguments: dict[str, Any]) -> str | None:
+    """The checkpoint whose weights the run started from (`run_pretrain.py -i`)."""
+    start = arguments.get("init_ckpt")
+    if not isinstance(start, dict):
+        return None
+    made = f", made from {start['made_from']}" if start.get("made_from") else ""
+    return f"weights started from {Path(str(start.get('file'))).name}, SHA-256 {start.get('sha256')}{made}"
 
 
 def _shortened(config: Any) -> dict[str, Any]:

@@ -21,10 +21,10 @@ FAST = "config.runner.log_step=1,,config.runner.eval_step=3,,config.pretrain_exp
 EXACT = f"{FAST},,config.model.transformer.hidden_dropout_prob=0.0"
 
 
-def torchrun(processes: int, recipe: Path, corpus: Path, expdir: Path, o: str, upstream: str = "saat_xbox"):
+def torchrun(processes: int, recipe: Path, corpus: Path, expdir: Path, o: str, upstream: str = "saat_xbox", *more):
     """Starts it; returns the process, which leads a group of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    flags = ["-u", upstream, "-c", str(recipe), "-p", str(expdir), "--corpus", str(corpus), "-a", "-o", o]
+    flags = ["-u", upstream, "-c", str(recipe), "-p", str(expdir), "--corpus", str(corpus), "-a", "-o", o, *more]
     return subprocess.Popen(
         [*command, str(ROOT / "run_pretrain.py"), *flags],
         stdout=subprocess.PIPE,
@@ -42,9 +42,11 @@ def metrics(expdir: Path, key: str) -> list[float]:
 
 
 def test_two_processes_have_the_losses_of_one(run, recipe, corpus, tmp_path):
-    """Hashing included, whose vectors come from the samples; then one process goes on alone."""
-    process = torchrun(2, recipe, corpus, tmp_path / "two", EXACT + ",,config.runner.gradient_accumulate_steps=2")
-    run(tmp_path / "one", upstream="saat_xbox", o=EXACT + ",,config.runner.gradient_accumulate_steps=2")
+    """Hashing included, whose vectors come from the samples, and -i; then one process goes on alone."""
+    start = run(tmp_path / "start", "--seed", 5, upstream="saat_xbox", o="config.runner.total_steps=1")
+    o = f"{EXACT},,config.runner.gradient_accumulate_steps=2"
+    process = torchrun(2, recipe, corpus, tmp_path / "two", o, "saat_xbox", "-i", str(start))
+    run(tmp_path / "one", "-i", start, upstream="saat_xbox", o=o)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
     for key in ("loss", "gradient_norm", "held_out_loss", "lr"):
