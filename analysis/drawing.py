@@ -6,10 +6,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from saat.errors import SaatError
 
+COLOURS = {"Diagonal": "#1f77b4", "Sparse": "#2ca02c", "Increasing": "#d62728", "Decreasing": "#ff9f1c"}
 BRIGHTNESS = "brightness: square root of the weight over the map's largest; queries down, keys right"
 
 
@@ -27,6 +29,19 @@ def show_map(axis: Axes, weights: Tensor) -> None:
     axis.set_xticks([0, len(weights) - 1])
     axis.set_yticks([0, len(weights) - 1])
     axis.tick_params(labelsize=6, length=2)
+
+
+def frame(axis: Axes, category: str) -> None:
+    """A border in the category's colour."""
+    for spine in axis.spines.values():
+        spine.set_color(COLOURS[category])
+        spine.set_linewidth(2.5)
+
+
+def category_legend(figure: Figure) -> None:
+    """Which colour is which category, below the figure."""
+    handles = [Patch(color=colour, label=category) for category, colour in COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
 
 
 def write(figure: Figure, path: str | Path, dpi: int = 130) -> Path:

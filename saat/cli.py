@@ -5,6 +5,7 @@ import json
 import sys
 
 from saat import __version__
+from saat.analysis import heads_command as heads
 from saat.errors import SaatError
 from saat.sharing.commands import add_commands
 from saat.superb import command as superb
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
     superb.add_command(commands)
+    heads.add_command(commands)
     return p
 
 
