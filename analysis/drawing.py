@@ -1,5 +1,6 @@
 """What the figures share: how an attention map is shown, and how an image is written."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def write(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
         figure.savefig(part, dpi=dpi)
         os.replace(part, path)
     except (OSError, ValueError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise SaatError(f"cannot write {path}: {error}") from error
     return path

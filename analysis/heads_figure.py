@@ -92,7 +92,7 @@ def draw_heads(before: Tensor, after: Tensor, path: str | Path) -> Path:
     for head in range(heads):
         axes[0, head].set_title(f"head {head + 1}", fontsize=9)
         r, kl = numbers["correlation"][head], numbers["kl"][head]
-        axes[1, head].set_title(f"r {r:.3f}\nKL {kl:.3g}", fontsize=8)
+        axes[1, head].set_title(f"r {r:.3f}\nKL {kl:.2g}", fontsize=8)
     figure.supxlabel("key (token)", fontsize=9)
     moved = sum(numbers["moved"]) / heads
     figure.suptitle(
