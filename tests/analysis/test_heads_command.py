@@ -20,8 +20,9 @@ from saat.upstream.attention import REGISTRY
 from saat.upstream.attention.patterns import normalise_rows
 
 VARIANTS = [name for name, entry in REGISTRY.items() if entry.attention is not None]
-DEPENDENT = [name for name in VARIANTS if REGISTRY[name].input_dependent]
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "heads.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "heads.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -154,11 +155,11 @@ def in_places(text: str, places: dict[str, str]) -> str:
 
 def test_the_page(make_checkpoint, speech, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    make_checkpoint("saat_qk", "result/pretrain/mine/states-1500.ckpt")
-    make_checkpoint("saat_ours", "result/pretrain/ours/states-1500.ckpt")
+    make_checkpoint("saat_qk", "result/pretrain/qk/states-1200.ckpt")
+    make_checkpoint("saat_ours", "result/pretrain/ours/states-1200.ckpt")
     places = {"/data/LibriSpeech/test-other": str(speech)}
-    commands = re.findall(r"^    saat (.*)", PAGE.replace("\\\n", ""), re.M)
-    assert len(commands) == 2
+    commands = re.findall(r"^    saat (heads .*)", (README + PAGE).replace("\\\n", ""), re.M)
+    assert len(commands) == 3
     for command in commands:
         assert main(shlex.split(in_places(command, places))) == 0, capsys.readouterr().err
     assert {path.name for path in Path("result/heads").iterdir()} == {"maps.png", "heads.json"}
