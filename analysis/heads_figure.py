@@ -83,7 +83,7 @@ def draw_heads(before: Tensor, after: Tensor, path: str | Path) -> Path:
     """A grid: a column a head, the start above, the pre-trained weights below. (A, L, L) twice; writes an image."""
     heads = len(before)
     numbers = compare(before, after)
-    figure = canvas(1.1 * heads + 0.6, 3.7)
+    figure = canvas(1.1 * heads + 0.6, 3.4)
     axes = figure.subplots(2, heads, squeeze=False, sharex=True, sharey=True)
     for row, (name, weights) in enumerate((("before", before), ("after", after))):
         for head in range(heads):

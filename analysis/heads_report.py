@@ -57,7 +57,7 @@ def summarise(upstream: str, maps: Iterable[tuple[Path | None, Tensor]]) -> tupl
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """For reading in a terminal: the rows, then how many heads each category has in each layer."""
+    """For reading in a terminal: the rows, then how many heads of each category a layer has, and how many are flat."""
     titles = ("layer", "head", "diagonality", "globalness", "verticality", "slope", "category", "agree", "flat")
     lines = [titles]
     for row in rows:
@@ -66,10 +66,11 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         lines.append((str(row["layer"] or "all"), str(row["head"]), *numbers, row["category"], *shares))
     text = _aligned(lines, left={6})
     counts = Counter((row["layer"], row["category"]) for row in rows)
-    summary = [("layer", *CATEGORIES)]
+    summary = [("layer", *CATEGORIES, "flat")]
     for layer in dict.fromkeys(row["layer"] for row in rows):
-        summary.append((str(layer or "all"), *(str(counts[layer, category]) for category in CATEGORIES)))
-    return f"{text}\n\nheads of each category\n{_aligned(summary, left=set())}"
+        flat = sum(row["flat"] > 0.5 for row in rows if row["layer"] == layer)
+        summary.append((str(layer or "all"), *(str(counts[layer, category]) for category in CATEGORIES), str(flat)))
+    return f"{text}\n\nheads of each category, and among them flat on most utterances\n{_aligned(summary, left=set())}"
 
 
 def _aligned(lines: list[tuple[str, ...]], left: set[int]) -> str:
