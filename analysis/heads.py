@@ -1,9 +1,8 @@
 """What an attention head looks at: in numbers, and as one of the paper's four categories.
 
 A map A is (n, n) for an utterance of n tokens, without padding: row i the query, column j the key, rows summing to 1;
-`describe` cuts the padding off. Globalness, verticality and diagonality are those of Yang,
-Liu, Lee, *Understanding Self-Attention of Self-Supervised Audio Transformers* (arXiv 2006.03265), there
-averaged over utterances as well; H is the entropy in nats.
+`describe` cuts the padding off. Globalness, verticality and diagonality are those of Yang, Liu, Lee, *Understanding
+Self-Attention of Self-Supervised Audio Transformers* (arXiv 2006.03265), there averaged over utterances as well.
 """
 
 import math
