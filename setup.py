@@ -27,6 +27,7 @@ def version() -> str:
     raise RuntimeError("saat/__init__.py has no __version__")
 
 
+ANALYSIS = ["scikit-learn>=1.3"]  # PCA and t-SNE
 DEMO = ["espeakng-loader>=0.2.4", "scipy>=1.10"]
 
 setup(
@@ -60,9 +61,10 @@ setup(
         "numpy>=1.24",
     ],
     extras_require={
+        "analysis": ANALYSIS,
         "demo": DEMO,
         "superb": ["editdistance>=0.8", "pandas>=1.5", "catalyst>=22.4", "librosa>=0.10"],  # S3PRL's tasks import them
-        "test": [*DEMO, "pytest>=7.4", "ruff>=0.6", "setuptools>=77"],
+        "test": [*ANALYSIS, *DEMO, "pytest>=7.4", "ruff>=0.6", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["saat=saat.cli:main"]},
 )

@@ -5,7 +5,7 @@ import json
 import sys
 
 from saat import __version__
-from saat.analysis import init_from_command
+from saat.analysis import heads_command, init_from_command
 from saat.analysis.study import command as study
 from saat.errors import SaatError
 from saat.pretrain.stop import Interrupted
@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
     superb.add_command(commands)
+    heads_command.add_command(commands)
     init_from_command.add_command(commands)
     study.add_commands(commands)
     return p
