@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from saat.analysis.drawing import canvas, write
 from saat.analysis.study.results import PROBES, mean_and_deviation
 from saat.analysis.study.tables import TITLES
-from saat.errors import SaatError
 from saat.upstream.attention import REGISTRY
 
 FAMILIES = (  # prefix of an upstream, colour
@@ -20,24 +18,6 @@ FAMILIES = (  # prefix of an upstream, colour
     ("saat_ours", "tab:red"),
     ("saat_", "tab:purple"),  # hashing
 )
-
-
-def new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Errors: SaatError when it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}")
-        figure.savefig(part, format=path.suffix[1:])
-        part.replace(path)
-    except OSError as error:
-        raise SaatError(f"cannot write {path}: {error}") from error
-    return path
 
 
 def accuracy_against_time(rows: list[dict[str, Any]], path: Path) -> Path | None:
@@ -53,7 +33,7 @@ def accuracy_against_time(rows: list[dict[str, Any]], path: Path) -> Path | None
         return None
     present = [probe for probe in PROBES if all(r[probe] is not None for own in points.values() for r in own)]
     shown = [probe for probe in ("speaker_utterance", "phoneme_2hidden") if probe in present] or present[:1]
-    figure = new_figure(6.2 * len(shown), 5.2)
+    figure = canvas(6.2 * len(shown), 5.2)
     for axis, probe in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         places = {}
         for name, own in points.items():
@@ -66,7 +46,7 @@ def accuracy_against_time(rows: list[dict[str, Any]], path: Path) -> Path | None
         axis.set_ylabel(f"{TITLES[probe]}, test accuracy (%)")
         axis.grid(alpha=0.3)
     figure.suptitle("Accuracy against time (above and to the left is better)", fontsize=11)
-    return save(figure, path)
+    return write(figure, path)
 
 
 def _labels(axis: Axes, places: dict[str, tuple[float, float]]) -> None:
@@ -99,7 +79,7 @@ def learning_curves(curves: dict[str, dict[str, list]], path: Path) -> Path | No
     names = {name for lines in curves.values() for name in lines}
     losses = [name for name in ("loss", "held_out") if name in names][-1:]
     panels = [*losses, *(f"{probe} test" for probe in PROBES if f"{probe} test" in names)]
-    figure = new_figure(3.6 * len(panels), 6.4)
+    figure = canvas(3.6 * len(panels), 6.4)
     axes = figure.subplots(2, len(panels), squeeze=False, sharey="col")
     for column, panel in enumerate(panels):
         probe = panel.removesuffix(" test")
@@ -118,4 +98,4 @@ def learning_curves(curves: dict[str, dict[str, list]], path: Path) -> Path | No
         for row in (0, 1):
             axes[row, column].grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
-    return save(figure, path)
+    return write(figure, path)

@@ -1,14 +1,16 @@
 """`saat report`: tables, figures and report from what the steps of a study have left so far."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from saat.analysis.heads_figure import compare, initial_and_trained, patterns_figure
+from saat.analysis.keys_figure import keys_figure
+from saat.analysis.map_figures import categories_figure, embedding_figure
 from saat.analysis.study import plots, tables
 from saat.analysis.study.report import Section, write_report, write_results
 from saat.analysis.study.results import collect, curves, metrics, read_json
-from saat.analysis.study.steps import newest
-from saat.analysis.study.subjects import SUBJECTS
 from saat.errors import SaatError
 from saat.pretrain import experiment
 
@@ -28,7 +30,7 @@ def write(out: Path) -> tuple[Path, Path]:
         raise SaatError(f"nothing has been probed yet in {out}: the study has to finish a step first")
     write_results(rows, out)
     sections = [_setting(out, study, rows), _accuracies(out, rows)]
-    sections += [section for section in (_times(out), _curves(out), *_attention(out, study), _losses(out)) if section]
+    sections += [section for section in (_times(out), _curves(out), _attention(out, study), _losses(out)) if section]
     return write_report("Which attention an audio transformer needs", sections, out)
 
 
@@ -117,46 +119,46 @@ def _losses(out: Path) -> Section | None:
     return Section("Pre-training", "", [tables.Table("Loss (L1 on masked tokens)", columns, runs)])
 
 
-def _attention(out: Path, study: dict[str, Any]) -> list[Section]:
-    """Figures 1, 2, 4 and 6. Drawn anew only where a checkpoint is newer than the picture."""
-    from saat.analysis import heads_figures
-
+def _attention(out: Path, study: dict[str, Any]) -> Section:
+    """Figures 1, 2, 4 and 6; drawn anew only where a checkpoint is newer than the picture."""
     figures, corpus = out / "figures", study["corpora"]["pretrain"]
-    shown = [(_kept(figures / "figure1.png", None, heads_figures.keys_figure), "Figure 1: which keys a query sees.")]
-    tables_found = []
-    trained = {label: out / "pretrain" / f"{label}-0" for label in SUBJECTS}
-    ready = {label: newest(folder) for label, folder in trained.items() if experiment.checkpoints(folder)}
-    if "saat_ours" in ready:
-        path = figures / "figure2.png"
-        numbers = figures / "figure2.json"
-        if _stale(numbers, ready["saat_ours"]):
-            from saat.files import write_text
-
-            write_text(numbers, json.dumps(heads_figures.patterns_figure(ready["saat_ours"], path)) + "\n")
-        shown.append((path, "Figure 2: the weights of ours at initialisation and after pre-training."))
-        tables_found.append(_patterns(read_json(numbers)))
-    if "saat_qk" in ready:
-        for name, draw, caption in (
-            ("figure4.png", heads_figures.categories_figure, "Figure 4: attention maps of saat_qk by category."),
-            ("figure6.png", heads_figures.embedding_figure, "Figure 6: heads' maps, PCA, then t-SNE."),
-        ):
-            ckpt = ready["saat_qk"]
-            picture = _kept(figures / name, ckpt, lambda path, draw=draw, ckpt=ckpt: draw(ckpt, corpus, path))
-            shown.append((picture, caption))
-    return [Section("Attention", "", tables_found, shown)]
-
-
-def _stale(made: Path, source: Path | None) -> bool:
-    return not made.is_file() or (source is not None and source.stat().st_mtime > made.stat().st_mtime)
+    newest = {}
+    for label in ("saat_ours", "saat_qk"):
+        newest[label] = (list(experiment.checkpoints(out / "pretrain" / f"{label}-0").values()) or [None])[-1]
+    ours, qk = newest["saat_ours"], newest["saat_qk"]
+    plans = [("figure1.png", None, keys_figure, "Figure 1: the keys that each algorithm lets a query see.")]
+    found = []
+    if ours:
+        caption = "Figure 2: the weights of ours at initialisation and after pre-training."
+        plans.append(("figure2.png", ours, lambda path: patterns_figure(ours, path), caption))
+        found.append(_kept_patterns(compare(*initial_and_trained(ours))))
+    if qk:
+        caption = "Figure 4: attention maps of saat_qk by category."
+        plans.append(("figure4.png", qk, lambda path: categories_figure(qk, corpus, path), caption))
+        caption = "Figure 6: heads of saat_qk, a point a head, layer and utterance; PCA, then t-SNE."
+        plans.append(("figure6.png", qk, lambda path: embedding_figure(qk, corpus, path), caption))
+    made, left_out = [], []
+    for name, source, draw, caption in plans:
+        try:
+            made.append((_made(figures / name, source, draw), caption))
+        except SaatError as error:  # such as a package that is not installed
+            left_out.append(f"{caption} Left out: {error}")
+    return Section("Attention", "\n\n".join(left_out), found, made)
 
 
-def _kept(path: Path, source: Path | None, draw: Any) -> Path:
-    if _stale(path, source):
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _made(path: Path, source: Path | None, draw: Callable[[Path], object]) -> Path:
+    if not path.is_file() or (source is not None and source.stat().st_mtime > path.stat().st_mtime):
         draw(path)
     return path
 
 
-def _patterns(numbers: dict[str, Any]) -> tables.Table:
-    """Correlation and divergence of each head before and after."""
-    raise NotImplementedError
+def _kept_patterns(numbers: dict[str, list[float]]) -> tables.Table:
+    """How much of each head's start is left."""
+    rows = [
+        [str(head + 1), f"{r:.4f}", f"{kl:.2g}", f"{reverse:.2g}", f"{100 * moved:.1f}"]
+        for head, (r, kl, reverse, moved) in enumerate(
+            zip(*(numbers[key] for key in ("correlation", "kl", "kl_reverse", "moved")), strict=True)
+        )
+    ]
+    columns = ["head", "correlation", "KL(before || after)", "KL(after || before)", "weight moved, %"]
+    return tables.Table("Heads of ours before and after pre-training", columns, rows, "KL in nats a row.")
