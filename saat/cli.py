@@ -5,6 +5,7 @@ import json
 import sys
 
 from saat import __version__
+from saat.downstream import command as probe
 from saat.errors import SaatError
 from saat.sharing.commands import add_commands
 from saat.superb import command as superb
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     autoload = commands.add_parser("autoload", help="register in every program of this Python environment")
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
+    probe.add_command(commands)
     superb.add_command(commands)
     return p
 
