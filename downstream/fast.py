@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from saat.downstream.config import expert_config
 from saat.downstream.corpus import Utterance
 from saat.downstream.data import LabelledCorpus
 from saat.downstream.extraction import Extractor
-from saat.downstream.probe import find_probe
-from saat.downstream.training import SplitFeatures, evaluate, first_head, train_heads
+from saat.downstream.probe import Head, find_probe
+from saat.downstream.training import MixedHead, SplitFeatures, evaluate, train_heads
 from saat.upstream.config import SAMPLE_RATE
 
 
@@ -95,8 +94,11 @@ def train_probe(
         for name in ("train", "dev", "test")
     }
     classes = len(corpus.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = MixedHead(Head(probe, extracted.dim, classes, config.modelrc), layers=1)
     (trained,) = train_heads(
-        partial(first_head, probe, extracted.dim, classes, config.modelrc, 1, seed),
+        lambda: head,
         data["train"],
         data["dev"],
         classes,
@@ -106,6 +108,7 @@ def train_probe(
         seed=seed,
         eval_every=eval_every,
         device=device,
+        exact=True,
         progress=probe_name if progress else None,
     )
     test = evaluate(trained.head, data["test"], classes, device, corpus.majority(probe.pooled))
