@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:
     p.add_argument("--probes", nargs="+", metavar="NAME", help="default: all four")
     p.add_argument("--seeds", type=int, default=1, help="how many (default: %(default)s)")
     p.add_argument("--lrs", nargs="+", type=float, help="learning rates; dev chooses (default: 1e-3 3e-3 1e-2)")
-    p.add_argument("--steps", type=int, help="at most, of 16 utterances (default: 2000)")
+    p.add_argument("--steps", type=int, help="at most, of 16 utterances (default: 5000)")
     p.add_argument("--layer", default="last", help="last, all, or a hidden state's number (default: %(default)s)")
     p.add_argument("--weighted-sum", action="store_true", help="a learnt sum of all hidden states, as in SUPERB")
     p.add_argument("--dtype", default="float32", help="of the features on disk, or float16 (default: %(default)s)")

@@ -152,7 +152,8 @@ def _write(folder: Path, extractor: Extractor, utterances: list[Utterance], dtyp
     try:
         for utterance in extractor(utterances, progress=progress):
             for file, states in zip(files, utterance.states, strict=True):
-                values = states.numpy().astype(DTYPES[dtype])
+                with np.errstate(over="ignore"):  # told below
+                    values = states.numpy().astype(DTYPES[dtype])
                 if dtype == "float16" and not np.isfinite(values).all():
                     raise SaatError(f"{utterance.id}: its features do not fit float16: use --dtype float32")
                 file.write(values.tobytes())
