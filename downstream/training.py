@@ -77,7 +77,8 @@ class SplitFeatures:
         if self.pooled is not None:
             x = self.pooled[:, torch.as_tensor(indices)]
         else:
-            x = torch.stack([torch.cat([layer[i] for i in indices]) for layer in self.features])
+            rows = [torch.cat([layer[i] for i in indices]) for layer in self.features]
+            x = rows[0][None] if len(rows) == 1 else torch.stack(rows)
         return x.to(device).float(), targets.to(device)
 
 
