@@ -26,6 +26,7 @@ class LabelledCorpus:
 
     Attributes:
         splits: split name to utterances, sorted by id.
+        utterances: all of them, those without usable labels included.
         classes: the names of the labels; a label is an index into them.
 
     Errors: SaatError; whatever concerns single utterances is skipped and told, or an error with `strict`.
@@ -36,6 +37,7 @@ class LabelledCorpus:
         self.strict = config.strict
         self.phones: Phones | None = read_phones(config.phones) if labels == "phone" else None
         self.splits = read_corpus(config, stride)
+        self.utterances = [utterance for split in self.splits.values() for utterance in split]
         if self.phones is not None:
             skip(self.phones.broken, "TextGrids that cannot be read", self.strict)
             self._keep(lambda u: None if u.id in self.phones.alignments else "", "utterances without an alignment")

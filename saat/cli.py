@@ -7,6 +7,7 @@ import sys
 from saat import __version__
 from saat.analysis import heads_command, init_from_command
 from saat.analysis.study import command as study
+from saat.downstream import command as probe
 from saat.errors import SaatError
 from saat.pretrain.stop import Interrupted
 from saat.sharing.commands import add_commands
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     autoload = commands.add_parser("autoload", help="register in every program of this Python environment")
     autoload.add_argument("state", choices=["on", "off"], help="off takes it back")
     autoload.set_defaults(call=_autoload)
+    probe.add_command(commands)
     superb.add_command(commands)
     heads_command.add_command(commands)
     init_from_command.add_command(commands)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saat.cli import main as saat
 from saat.run_downstream import main
 from saat.upstream import checkpoint
 from saat.upstream.config import model_config, read_yaml
@@ -36,6 +37,7 @@ def places(make_corpus, tiny_config, tmp_path, monkeypatch) -> dict[str, str]:
         "/data/LibriSpeech/train-clean-100": str(corpus.folder),
         "/data/alignments/converted_aligned_phones.txt": str(corpus.phones),
         "/data/splits": str(splits),
+        "/data/LibriSpeech/test-other": str(corpus.folder / "101"),
     }
 
 
@@ -58,6 +60,23 @@ def commands(places: dict[str, str]) -> list[list[str]]:
             arguments += ["-o", small]
         found.append(arguments)
     return found
+
+
+def cells(table: str) -> list[list[str]]:
+    """Probe, layer and test set of each line."""
+    return [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines() if line.startswith("| ")]
+
+
+def test_fast_probing(places, capsys):
+    """The commands of `saat probe`; the table shown has the lines of the first one's."""
+    shown = PAGE.split("## All four at once")[1].split("\n## ")[0]
+    printed = []
+    for text in re.findall(r"^    saat (probe .*)", shown.replace("\\\n", ""), re.M):
+        arguments = shlex.split(in_places(text, places))
+        assert saat([*arguments, "--steps", "2", "--features", "features"]) == 0, capsys.readouterr().err
+        printed.append(capsys.readouterr().out)
+    assert len(printed) == 2 and cells(shown.split("Each accuracy")[0]) == cells(printed[0])
+    assert {row["split"] for row in json.loads(Path("probes.json").read_text())} == {"test", "test-other"}
 
 
 def test_probing(places, capsys):
