@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 from saat.errors import SaatError
+from saat.files import write_text
 
 
 def add_command(commands: Any) -> None:
@@ -45,8 +45,6 @@ def _call(o: argparse.Namespace) -> None:
     out = Path(o.json).expanduser() if o.json else None
     if out is not None and out.exists():
         raise SaatError(f"--json: {out} is there already: remove it, or name another")
-    if out is not None and not out.parent.is_dir():
-        raise SaatError(f"--json: no folder {out.parent}")
     settings = Settings(
         speaker=o.speaker or o.corpus,
         phoneme=o.phoneme or o.corpus,
@@ -65,9 +63,7 @@ def _call(o: argparse.Namespace) -> None:
     )
     rows = run_probes(o.upstream, o.ckpt, settings)
     if out is not None:
-        part = out.with_name(f".{out.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        part.replace(out)
+        write_text(out, json.dumps(rows, indent=1) + "\n")
     print(as_markdown(rows))
 
 
