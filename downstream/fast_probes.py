@@ -22,11 +22,13 @@ from saat.errors import SaatError
 
 log = logging.getLogger("saat.downstream")
 
-LRS = (1e-3, 3e-3, 1e-2)
-STEPS = 5000
-BATCH = 16  # utterances; both as in the probes' packaged configs
+# A step on tokens learns from thousands of them, one on utterances from 16, at no cost: so the latter may be many, with
+# larger learning rates.
+LRS, STEPS = (1e-3, 3e-3), 2000
+POOLED_LRS, POOLED_STEPS = (1e-2, 3e-2, 1e-1), 5000
+BATCH = 16  # utterances, as in the probes' packaged configs
 EVAL_EVERY = 50  # steps
-PATIENCE = 10  # looks at dev; a step on tokens learns from thousands of them, one on utterances from 16, at no cost
+PATIENCE = 10  # looks at dev, for those on tokens
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Settings:
     test_other: list[str] = ()  # a corpus of other speakers, all of it a second test of the phoneme probes
     probes: tuple[str, ...] = tuple(PROBES)
     seeds: int = 1  # how many: 0, 1, …
-    lrs: tuple[float, ...] = LRS  # dev chooses among them
-    steps: int = STEPS  # at most
+    lrs: tuple[float, ...] | None = None  # dev chooses among them; none: LRS, or POOLED_LRS
+    steps: int = STEPS  # at most, of the probes on tokens
+    pooled_steps: int = POOLED_STEPS  # of the probe on means over time
     layer: str = "last"  # or a number from 0 (the input representation), or `all`: a probe for each
     weighted_sum: bool = False  # a learnt one of all hidden states, instead of a layer
     dtype: str = "float32"  # of the features on disk, or float16
@@ -109,11 +112,12 @@ def check_settings(settings: Settings) -> list[Probe]:
             raise SaatError(f"no corpus for the {option[2:]} probes: pass {option} or --corpus FOLDER")
     if settings.test_other and "phone" not in kinds:
         raise SaatError("--test-other is for the phoneme probes, and there are none: pass --phones, or leave it out")
-    for name, least in (("seeds", 1), ("steps", 1)):
-        if getattr(settings, name) < least:
-            raise SaatError(f"--{name} must be at least {least}, not {getattr(settings, name)}")
-    if not settings.lrs or not all(0 < lr < float("inf") for lr in settings.lrs):
-        raise SaatError(f"--lrs must be positive numbers, not {', '.join(map(str, settings.lrs)) or 'none'}")
+    for name in ("seeds", "steps", "pooled_steps"):
+        if getattr(settings, name) < 1:
+            raise SaatError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
+    lrs = settings.lrs
+    if lrs is not None and (not lrs or not all(0 < lr < float("inf") for lr in lrs)):
+        raise SaatError(f"--lrs must be positive numbers, not {', '.join(map(str, lrs)) or 'none'}")
     if settings.dtype not in DTYPES:
         raise SaatError(f"--dtype must be one of {', '.join(DTYPES)}, not '{settings.dtype}'")
     if settings.weighted_sum and settings.layer != "last":
@@ -176,16 +180,17 @@ def _train(
 
     train, dev = (corpus.split(probe, name, layers(corpus)) for name in ("train", "dev"))
     classes = len(corpus.labelled.classes)
+    steps = settings.pooled_steps if probe.pooled else settings.steps
     trained = train_heads(
         partial(first_head, probe, train.dim, classes, ModelrcConfig(), len(layers(corpus)), seed),
         train,
         dev,
         classes,
-        lrs=settings.lrs,
-        steps=settings.steps,
+        lrs=settings.lrs or (POOLED_LRS if probe.pooled else LRS),
+        steps=steps,
         batch_size=BATCH,
         seed=seed,
-        eval_every=min(EVAL_EVERY, settings.steps),
+        eval_every=min(EVAL_EVERY, steps),
         patience=None if probe.pooled else PATIENCE,
         device=settings.device,
         progress=progress,
