@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from saat.analysis.study.run import Runner, only_one
 from saat.analysis.study.steps import Step, plan, write_utterances
 from saat.analysis.study.subjects import SUBJECTS, chosen
 from saat.analysis.subjects import VARIANTS, Workload, run_of
+from saat.cli import parser
 from saat.downstream.config import DataConfig
 from saat.downstream.corpus import read_corpus
 from saat.errors import SaatError
@@ -223,3 +226,15 @@ def test_report_escapes_and_needs_no_other_file(tmp_path):
     text = page.read_text()
     assert "&lt;b&gt;" in text and "<b>1.5" not in text and 'src="data:image/png;base64,iVBORw==' in text
     assert "http" not in text
+
+
+def test_the_commands_of_the_docs_are_understood():
+    root = Path(__file__).resolve().parents[2]
+    found = 0
+    for page in ("README.md", "docs/study.md"):
+        text = (root / page).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("    saat study ") or line.startswith("    saat report "):
+                parser().parse_args(shlex.split(line)[1:])
+                found += 1
+    assert found == 3
