@@ -10,8 +10,9 @@ from saat.analysis.study.results import PROBES, mean_and_deviation
 from saat.analysis.study.tables import TITLES
 from saat.upstream.attention import REGISTRY
 
-FAMILIES = (  # prefix of an upstream, colour
+FAMILIES = (  # of upstreams, by prefix; their colours
     ("saat_qk", "tab:blue"),
+    ("saat_qnf", "tab:purple"),
     ("saat_q", "tab:blue"),
     ("saat_sparse", "tab:green"),
     ("saat_syn", "tab:orange"),
