@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from saat.analysis.measure import in_turn, matrix_product, middle, operations, peak_bytes, ratios
-from saat.analysis.subjects import PEERS, S3PRL, VARIANTS, Workload, run_of
+from saat.analysis.subjects import INT8, PEERS, S3PRL, VARIANTS, Workload, run_of
 from saat.errors import SaatError
 from saat.files import write_text
 from saat.upstream.encoder import AudioAlbert
@@ -70,7 +70,8 @@ def bench(names: list[str], work: Workload, rounds: int, memory: bool = True, pr
     found = []
     for name, run in runs.items():
         median, spread = middle(times[name])
-        flops = operations(run)
+        # What is quantised is not counted: the operations are those of the same in float32.
+        flops = operations(run_of(name.removesuffix(INT8), work) if name.endswith(INT8) else run)
         entry = {
             "upstream": name,
             "mode": work.mode,

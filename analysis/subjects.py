@@ -17,9 +17,11 @@ from saat.upstream.attention import REGISTRY
 from saat.upstream.config import ModelConfig, model_config
 from saat.upstream.encoder import AudioAlbert
 from saat.upstream.features import Features
+from saat.upstream.quantize import quantised
 from saat.upstream.s3prl_weights import from_s3prl
 
 S3PRL = "s3prl_audio_albert"
+INT8 = "_int8"  # ending of a variant whose linear layers are quantised
 PEERS = (S3PRL, "torch_transformer_encoder", "hf_albert")
 VARIANTS = tuple(name for name, entry in REGISTRY.items() if entry.attention is not None)
 
@@ -105,7 +107,7 @@ def run_of(name: str, work: Workload) -> Callable[[], object]:
         upstream = expert_of(name, work).to(work.device, work.dtype)
         wavs = [wav.to(work.dtype) for wav in work.waveforms(160)]
         return _no_grad(lambda: upstream(wavs))
-    if name in VARIANTS:
+    if name.removesuffix(INT8) in VARIANTS:
         return _variant(name, work)
     builders = {S3PRL: _s3prl, "torch_transformer_encoder": _torch, "hf_albert": _hugging_face}
     if name not in builders:
@@ -143,6 +145,9 @@ def _masked(work: Workload, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor
 
 
 def _variant(name: str, work: Workload) -> Callable[[], object]:
+    int8, name = name.endswith(INT8), name.removesuffix(INT8)
+    if int8 and (work.train or work.device != "cpu" or work.dtype != torch.float32):
+        raise SaatError(f"{name}{INT8} is for inference on the CPU, with float32 around it")
     config = work.config(name)
     torch.manual_seed(0)
     if work.train:
@@ -155,6 +160,8 @@ def _variant(name: str, work: Workload) -> Callable[[], object]:
     if name == "saat_qk":
         encoder.load_state_dict(from_s3prl(_s3prl_encoder(work).state_dict()))
     encoder = encoder.to(work.device, work.dtype).eval()
+    if int8:
+        encoder = quantised(encoder, "int8")
     features, lengths = work.features(config), work.lengths()
     return _no_grad(lambda: encoder(features, lengths))
 

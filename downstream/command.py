@@ -15,6 +15,7 @@ def add_command(commands: Any) -> None:
     p = commands.add_parser("probe", help="train and test the probes on features extracted once")
     p.add_argument("-u", "--upstream", required=True, help="any of S3PRL's hub, ours included")
     p.add_argument("-k", "--ckpt", help="its checkpoint; default: the store's, for saat_*")
+    p.add_argument("-g", "--upstream-config", metavar="FILE", help="YAML of its options, such as `quantize: int8`")
     p.add_argument("--corpus", nargs="+", default=[], metavar="PATH", help="of all probes, in LibriSpeech's layout")
     p.add_argument("--speaker", nargs="+", metavar="PATH", help="of the speaker probes, where it differs")
     p.add_argument("--phoneme", nargs="+", metavar="PATH", help="of the phoneme probes, where it differs")
@@ -62,6 +63,7 @@ def _call(o: argparse.Namespace) -> None:
         dtype=o.dtype,
         features=o.features,
         device=o.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        upstream_config=o.upstream_config,
     )
     rows = run_probes(o.upstream, o.ckpt, settings)
     if out is not None:

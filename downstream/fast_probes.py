@@ -50,6 +50,7 @@ class Settings:
     dtype: str = "float32"  # of the features on disk, or float16
     features: str | None = None  # the folder they are kept in; none: in the user's cache
     device: str = "cpu"
+    upstream_config: str | None = None  # a YAML file of the upstream's options, S3PRL's `-g`
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def run_probes(upstream: str, ckpt: str | None, settings: Settings, progress: bo
     Errors: SaatError.
     """
     probes = check_settings(settings)
-    frozen = load_upstream(upstream, ckpt)
+    frozen = load_upstream(upstream, ckpt, settings.upstream_config)
     extractor = extractor_of(frozen, settings.layer, settings.weighted_sum, settings.device)
     corpora = _corpora(probes, settings, frozen, extractor, progress)
     rows: list[dict[str, Any]] = []

@@ -24,8 +24,8 @@ class FrozenUpstream:
     identity: dict[str, Any]  # what decides the features
 
 
-def load_upstream(name: str, ckpt: str | None) -> FrozenUpstream:
-    """The upstream `-u name -k ckpt` of S3PRL's runner.
+def load_upstream(name: str, ckpt: str | None, options: str | None = None) -> FrozenUpstream:
+    """The upstream `-u name -k ckpt -g options` of S3PRL's runner.
 
     Errors: SaatError where there is no such upstream or checkpoint.
     """
@@ -50,13 +50,18 @@ def load_upstream(name: str, ckpt: str | None) -> FrozenUpstream:
             raise SaatError(f"-k: no checkpoint at {ckpt}; pass a states-N.ckpt written by run_pretrain.py")
         is_file = False  # other upstreams take ids of downloads here, too
     ckpt = str(Path(ckpt).expanduser()) if is_file else ckpt
-    module = getattr(hub, name)(**({} if ckpt is None else {"ckpt": ckpt}))
+    if options is not None and not Path(options).expanduser().is_file():
+        raise SaatError(f"-g: no file at {options}")
+    given = {"ckpt": ckpt, "model_config": options and str(Path(options).expanduser())}
+    module = getattr(hub, name)(**{key: value for key, value in given.items() if value is not None})
     sha256 = _sha256(Path(ckpt)) if is_file else None
     if variant and (REGISTRY[variant].attention is None or ending == "_untrained"):
         # Nothing but the shape and the features comes from the checkpoint; the seed is the entry's own.
         identity = {"upstream": f"{variant}{ending}".removesuffix("_local"), "config": module.model_config.to_dict()}
     else:
         identity = {"upstream": variant or name, "checkpoint": sha256 or ckpt}
+    if options is not None:
+        identity["options"] = Path(options).expanduser().read_text(encoding="utf-8")
     return FrozenUpstream(name, module, ckpt, sha256, identity)
 
 

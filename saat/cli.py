@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     listing.set_defaults(call=_list)
     bench = commands.add_parser("bench", help="time the upstreams and their peers, in turn")
-    bench.add_argument("--upstreams", nargs="+", metavar="NAME", help="default: all 13, S3PRL's and other peers")
+    bench.add_argument("--upstreams", nargs="+", metavar="NAME", help="default: all 13 and peers; saat_ours_int8 …")
     bench.add_argument("--length", nargs="+", type=int, default=[500], help="tokens; several for the scaling")
     bench.add_argument("--batch", type=int, default=4)
     bench.add_argument("--hidden", type=int, default=768, help="hidden size, a multiple of 12 (default: %(default)s)")

@@ -115,3 +115,11 @@ def test_numbers():
     assert PAPER_TIME.keys() == set(VARIANTS)
     taken = peak_bytes(lambda: torch.ones(50_000_000).sum(), "cpu")
     assert taken is None or 180e6 < taken < 260e6
+
+
+def test_int8_counts_what_float32_does():
+    work = Workload(length=50, **TINY)
+    whole, small = bench(["saat_ours", "saat_ours_int8"], work, rounds=1, memory=False, progress=False)
+    assert whole["flops"] == small["flops"] > 0
+    with pytest.raises(SaatError, match="saat_ours_int8 is for inference"):
+        run_of("saat_ours_int8", Workload(length=50, train=True, **TINY))

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,3 +215,14 @@ def test_the_command(settings, make_checkpoint, other, tmp_path, capsys):
     assert main(weighted[:at] + weighted[at + 2 :]) == 0
     text = capsys.readouterr().out
     assert "weighted-sum" in text and re.search(r"speaker_frame, seed 0: weights of .* from 0: 0\.\d\d 0\.\d\d 0", text)
+
+
+def test_options_of_the_upstream_are_its_own_features(settings, make_checkpoint, tmp_path):
+    ckpt, options = make_checkpoint(), tmp_path / "options.yaml"
+    options.write_text("quantize: int8\n")
+    settings = replace(settings, probes=("speaker_frame",))
+    rows = run_probes("saat_ours", ckpt, settings, progress=False)
+    small = run_probes("saat_ours", ckpt, replace(settings, upstream_config=str(options)), progress=False)
+    assert len(list(Path(settings.features).glob("saat_*"))) == 2 and rows[0]["classes"] == small[0]["classes"]
+    with pytest.raises(SaatError, match="-g: no file"):
+        run_probes("saat_ours", ckpt, replace(settings, upstream_config="nowhere.yaml"), progress=False)
