@@ -99,7 +99,8 @@ def as_html(title: str, sections: list[Section]) -> str:
             body.append(f'<p><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"></p>')
             body.append(f'<p class="note">{html.escape(caption)}</p>')
         if section.commands:
-            body.append(f"<pre>{html.escape(chr(10).join(section.commands))}</pre>")
+            listing = html.escape("\n".join(section.commands))
+            body.append(f"<details><summary>{len(section.commands)} commands</summary><pre>{listing}</pre></details>")
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     page = f"<head>{head}</head><body>{''.join(body)}<script>{SCRIPT}</script></body>"
     return f'<!doctype html><html lang="en">{page}</html>\n'

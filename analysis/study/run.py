@@ -64,6 +64,7 @@ class Runner:
         waiting = [step for step in steps if not self.is_done(step.name)]
         running: list[Running] = []
         failed: dict[str, Path] = {}
+        shown_names = ""
         with Stopper() as stopper, _bar(len(steps), len(steps) - len(waiting), progress) as bar:
             while waiting or running:
                 if stopper.signum is not None:
@@ -80,8 +81,10 @@ class Runner:
                     failed[step.name] = failed[next(need for need in step.needs if need in failed)]
                     bar.update()
                 self._start_some(waiting, running)
-                bar.set_postfix_str(", ".join(one.step.name for one in running), refresh=False)
-                bar.refresh()
+                names = ", ".join(one.step.name for one in running)
+                if names != shown_names:
+                    shown_names = names
+                    bar.set_postfix_str(names)
                 time.sleep(POLL)
         if failed:
             logs = "; ".join(f"{log}: {_last_line(log)}" for log in dict.fromkeys(failed.values()))

@@ -165,7 +165,7 @@ def _control(options: Options, subject: Subject, shape: Path | None, needs: tupl
 
 def _curve(options: Options, subject: Subject) -> list[Step]:
     every = max(1, options.curves // CURVE_POINTS)
-    runner = {"total_steps": options.curves, "save_step": every, "max_keep": 2 * CURVE_POINTS}
+    runner = {"total_steps": options.curves, "save_step": every, "eval_step": every, "max_keep": 2 * CURVE_POINTS}
     override = ",,".join(f"config.runner.{key}={value}" for key, value in runner.items())
     name, folder = _name("pretrain", subject.label, "curve"), _folder(options, subject.label, "curve")
     steps = [Step(name, lambda: _pretrain_argv(options, subject, "curve", override))]

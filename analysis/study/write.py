@@ -1,6 +1,7 @@
 """`saat report`: tables, figures and report from what the steps of a study have left so far."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,19 @@ def write(out: Path) -> tuple[Path, Path]:
     return write_report("Which attention an audio transformer needs", sections, out)
 
 
-def _commands(out: Path, *kinds: str) -> list[str]:
-    """The commands of the finished steps whose names begin so, with the seconds they took."""
+def _commands(out: Path, *patterns: str) -> list[str]:
+    """The commands of the finished steps whose names are like that, with the seconds they took; paths shortened."""
     found = []
-    for mark in sorted((out / "done").glob("*.json")):
-        if mark.name.startswith(kinds):
-            step = read_json(mark)
-            found.append(f"{step['command']}  # {step['seconds']:.0f} s")
+    for mark in sorted({path for pattern in patterns for path in (out / "done").glob(f"{pattern}.json")}):
+        step = read_json(mark)
+        command = re.sub(r"(?<![\w/])/[^\s\",]+", lambda path: _short(Path(path[0]), out), step["command"])
+        found.append(f"{command}  # {step['seconds']:.0f} s")
     return found
+
+
+def _short(path: Path, out: Path) -> str:
+    """Below the study's folder from there on; else the last two parts."""
+    return str(path.relative_to(out.parent)) if path.is_relative_to(out) else "/".join(path.parts[-2:])
 
 
 def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Section:
@@ -80,7 +86,8 @@ def _pretrainings(out: Path) -> list[Path]:
 
 def _accuracies(out: Path, rows: list[dict[str, Any]]) -> Section:
     found = [tables.accuracies(rows, split) for split in ("test", "test-other")]
-    return Section("Accuracy", tables=[table for table in found if table], commands=_commands(out, "probe-saat"))
+    commands = [c for c in _commands(out, "pretrain-*", "start-*", "probe-*") if "-curve" not in c]
+    return Section("Accuracy", tables=[table for table in found if table], commands=commands)
 
 
 def _times(out: Path) -> Section | None:
@@ -89,7 +96,7 @@ def _times(out: Path) -> Section | None:
         return None
     figure = plots.accuracy_against_time(collect(out), out / "figures" / "figure5.png")
     shown = [(figure, "Figure 5: accuracy against time, a point a variant.")] if figure else []
-    return Section("Time", "", [tables.times(inference, training or [])], shown, _commands(out, "bench"))
+    return Section("Time", "", [tables.times(inference, training or [])], shown, _commands(out, "bench-*"))
 
 
 def _curves(out: Path) -> Section | None:
@@ -99,7 +106,7 @@ def _curves(out: Path) -> Section | None:
         return None
     text = "Longer pre-trainings of their own, each with the recipe's schedule stretched to its length."
     caption = "Loss and accuracies on the test split against steps, and against processor time."
-    return Section("Learning curves", text, [], [(figure, caption)], _commands(out, "pretrain-saat_qk-curve"))
+    return Section("Learning curves", text, [], [(figure, caption)], _commands(out, "*-curve*"))
 
 
 def _losses(out: Path) -> Section | None:
