@@ -74,7 +74,7 @@ def _program(upstream: UpstreamExpert) -> torch.onnx.ONNXProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            graph, example, dynamo=True, verbose=False, opset_version=OPSET, input_names=["wavs", "samples"],
+            graph, example, dynamo=True, verbose=False, optimize=False, opset_version=OPSET, input_names=["wavs", "samples"],
             output_names=["hidden_states", "tokens"], dynamic_shapes=({0: "batch", 1: "length"}, {0: "batch"}),
         )  # fmt: skip
     # A runtime's error message has the name of the node that failed: of the two lookups that refuse, a sentence.
