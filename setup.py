@@ -64,6 +64,7 @@ setup(
         "analysis": ANALYSIS,
         "demo": DEMO,
         "superb": ["editdistance>=0.8", "pandas>=1.5", "catalyst>=22.4", "librosa>=0.10"],  # S3PRL's tasks import them
+        "onnx": ["onnx>=1.16", "onnxscript>=0.4", "onnxruntime>=1.20"],  # saat export --format onnx
         "test": [*ANALYSIS, *DEMO, "pytest>=7.4", "ruff>=0.6", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["saat=saat.cli:main"]},

@@ -6,6 +6,14 @@ from pathlib import Path
 from saat.errors import SaatError
 
 
+def free(out: str | Path, force: bool) -> Path:
+    """`out`, where a file may be written. Errors: SaatError when one is there and may not be overwritten (`force`)."""
+    out = Path(out).expanduser()
+    if out.exists() and not force:
+        raise SaatError(f"{out} is there already: choose another name, or pass --force to overwrite it")
+    return out
+
+
 def write_text(path: Path, text: str) -> None:
     """Makes the folder where needed. Atomic: whoever reads `path` sees all of it or what was there before.
 

@@ -38,7 +38,12 @@ def add_commands(commands: Any) -> None:
     p = commands.add_parser("export", help="a checkpoint for programs without saat")
     p.add_argument("checkpoint", help="a states-N.ckpt, saat_qk.TAG, or a published folder")
     p.add_argument("out", help="the file to write")
-    p.add_argument("--format", required=True, choices=["s3prl"], help="s3prl: saat_qk for audio_albert_local")
+    p.add_argument(
+        "--format",
+        required=True,
+        choices=["s3prl", "onnx"],
+        help="s3prl: saat_qk for audio_albert_local; onnx: waveforms to hidden states",
+    )
     p.add_argument("--force", action="store_true", help="overwrite it")
     p.set_defaults(call=_export)
 
@@ -74,6 +79,8 @@ def _import(o: argparse.Namespace) -> None:
 
 
 def _export(o: argparse.Namespace) -> None:
-    from saat.sharing.convert import export_s3prl
-
-    print(export_s3prl(o.checkpoint, o.out, o.force))
+    if o.format == "onnx":
+        from saat.sharing.onnx_export import export_onnx as export
+    else:
+        from saat.sharing.convert import export_s3prl as export
+    print(export(o.checkpoint, o.out, o.force))

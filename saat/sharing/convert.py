@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from saat.errors import SaatError
+from saat.files import free
 from saat.sharing import published, store
 from saat.upstream import checkpoint
 from saat.upstream.config import SAMPLE_RATE, ModelConfig, model_config
@@ -51,7 +52,7 @@ def import_s3prl(path: str | Path, out: str | Path, force: bool = False) -> Path
 
     Errors: SaatError when S3PRL's model does something ours cannot (it says what), or `out` is there.
     """
-    path, out = Path(path).expanduser(), _free(out, force)
+    path, out = Path(path).expanduser(), free(out, force)
     if not path.is_file():
         raise SaatError(f"no checkpoint at {path}")
     states = load_s3prl(path)
@@ -118,7 +119,7 @@ def export_s3prl(source: str | Path, out: str | Path, force: bool = False) -> Pa
     Errors: SaatError for another variant, or stacked frames, which S3PRL has not.
     """
     path = Path(source).expanduser()
-    path, out = path if path.is_file() else store.source_folder(str(source)), _free(out, force)
+    path, out = path if path.is_file() else store.source_folder(str(source)), free(out, force)
     states = checkpoint.load(path)
     config = checkpoint.check_model(states, str(path))
     if config.upstream != "saat_qk":
@@ -140,11 +141,4 @@ def export_s3prl(source: str | Path, out: str | Path, force: bool = False) -> Pa
     new = {"Transformer": weights, "Upstream_Config": theirs, "Config": {}, "Step": states.get("Step", 0)}
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out, new)
-    return out
-
-
-def _free(out: str | Path, force: bool) -> Path:
-    out = Path(out).expanduser()
-    if out.exists() and not force:
-        raise SaatError(f"{out} is there already: choose another name, or pass --force to overwrite it")
     return out

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from saat.cli import main
+from saat.sharing import onnx_export
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sharing.md"
 
@@ -29,6 +30,8 @@ def test_sharing(ckpt, store, the_hub, s3prl_checkpoint, tmp_path, monkeypatch, 
     places = {"/other/store": store, "/path/to/s3prl": tmp_path / "s3prl"}
     commands = [line.strip() for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("    saat ")]
     assert len(commands) >= 10
+    # test_onnx.py has it with the real function, which takes long and needs packages.
+    monkeypatch.setattr(onnx_export, "export_onnx", lambda source, out, force: Path(source).is_file() or 1 / 0)
     for command in commands:
         for named, place in places.items():
             command = command.replace(named, str(place))

@@ -27,6 +27,7 @@ class Attention(nn.Module):
 
     limited: bool = False  # has learned weights of a fixed size, so that `max_length` is set
     max_length: int | None = None  # tokens; None: any length. The encoder cuts longer utterances into windows.
+    not_elsewhere: str | None = None  # why another runtime (ONNX) would give other hidden states; None: it would not
 
     def __init__(self, transformer: TransformerConfig, config: Any):
         super().__init__()

@@ -119,7 +119,7 @@ class FixedWeights(Attention):
 
     def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         size = hidden.shape[1]
-        scores = self.R[:, :size, :size].expand(len(hidden), -1, -1, -1)
+        scores = self.R[:, :size, :size].expand(hidden.shape[0], -1, -1, -1)  # torch.export takes len() for a constant
         return self.masked_softmax(scores, lengths)
 
     def forward(self, hidden: Tensor, lengths: Tensor, prepared: Batch | None = None) -> Tensor:

@@ -59,6 +59,7 @@ class LSH(SharedQK):
     """
 
     extra = 0  # coordinates that P and Q append
+    not_elsewhere = "it selects the keys with the largest products, and a rounding error changes which these are"
     config: LSHConfig
 
     def __init__(self, transformer: TransformerConfig, config: LSHConfig):

@@ -33,13 +33,13 @@ class Sparse(SharedQK):
         self.num_local = (self.num_heads + 1) // 2  # an odd head is local
 
     @staticmethod
-    def local_support(n: int, step: int) -> Tensor:
-        """(n, n) bool: what the local heads see; `step` is l."""
+    def local_support(n: int, step: Tensor) -> Tensor:
+        """(B, n, n) bool: what the local heads see; `step` (B, 1, 1) is each utterance's l."""
         raise NotImplementedError
 
     @staticmethod
-    def global_support(n: int, step: int) -> Tensor:
-        """(n, n) bool: what the global heads see."""
+    def global_support(n: int, step: Tensor) -> Tensor:
+        """(B, n, n) bool: what the global heads see."""
         raise NotImplementedError
 
     def local_attention(self, q: Tensor, k: Tensor, v: Tensor, step: int) -> Tensor:
@@ -50,19 +50,15 @@ class Sparse(SharedQK):
         """Context of the global heads: three of (B, heads, n, d) to one."""
         raise NotImplementedError
 
-    def support(self, n: int) -> Tensor:
-        """(A, n, n) bool: the keys each query of each head sees."""
-        step = math.isqrt(n)
-        local, far = self.local_support(n, step), self.global_support(n, step)
-        num_far = self.num_heads - self.num_local
-        return torch.stack([local] * self.num_local + [far] * num_far)
+    def support(self, lengths: Tensor, size: int) -> Tensor:
+        """(B, A, size, size) bool: the keys each query of each head sees, padding still among them."""
+        step = lengths.double().sqrt().long()[:, None, None]  # exact: roots are rounded correctly
+        local, far = self.local_support(size, step), self.global_support(size, step)
+        return torch.stack([local] * self.num_local + [far] * (self.num_heads - self.num_local), dim=1)
 
     def weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         scores = self.scores(*self.queries_and_keys(hidden))
-        allowed = torch.zeros_like(scores, dtype=torch.bool)
-        for b, n in enumerate(lengths.tolist()):
-            allowed[b, :, :n, :n] = self.support(n).to(scores.device)
-        return self.masked_softmax(scores, lengths, allowed)
+        return self.masked_softmax(scores, lengths, self.support(lengths.to(scores.device), hidden.shape[1]))
 
     def forward(self, hidden: Tensor, lengths: Tensor, prepared: Any = None) -> Tensor:
         q, k = self.queries_and_keys(hidden)
@@ -113,13 +109,13 @@ class SparseStrided(Sparse):
     """Local: |i - j| <= l. Global: (i - j) mod l = 0."""
 
     @staticmethod
-    def local_support(n: int, step: int) -> Tensor:
-        i = torch.arange(n)
+    def local_support(n: int, step: Tensor) -> Tensor:
+        i = torch.arange(n, device=step.device)
         return (i[:, None] - i).abs() <= step
 
     @staticmethod
-    def global_support(n: int, step: int) -> Tensor:
-        i = torch.arange(n)
+    def global_support(n: int, step: Tensor) -> Tensor:
+        i = torch.arange(n, device=step.device)
         return (i[:, None] - i) % step == 0
 
     def local_attention(self, q: Tensor, k: Tensor, v: Tensor, step: int) -> Tensor:
@@ -156,13 +152,14 @@ class SparseFixed(Sparse):
     """Local: floor(i / l) = floor(j / l). Global: j mod l = l - 1, the summary columns."""
 
     @staticmethod
-    def local_support(n: int, step: int) -> Tensor:
-        block = torch.arange(n) // step
-        return block[:, None] == block
+    def local_support(n: int, step: Tensor) -> Tensor:
+        block = torch.arange(n, device=step.device) // step  # (B, 1, n)
+        return block.transpose(1, 2) == block
 
     @staticmethod
-    def global_support(n: int, step: int) -> Tensor:
-        return (torch.arange(n) % step == step - 1).expand(n, n)
+    def global_support(n: int, step: Tensor) -> Tensor:
+        j = torch.arange(n, device=step.device)
+        return (j % step == step - 1).expand(-1, n, -1)
 
     def local_attention(self, q: Tensor, k: Tensor, v: Tensor, step: int) -> Tensor:
         n = q.shape[2]
