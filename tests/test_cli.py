@@ -1,6 +1,8 @@
 """The command `saat`, and what it says when something is wrong."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +42,8 @@ def test_demo_into_a_place_that_cannot_be(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["demo", "--out", str(tmp_path / "file" / "demo")]) == 2
     assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_the_command_line_does_not_wait_for_torch():
+    code = "import sys, saat.cli; saat.cli.parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

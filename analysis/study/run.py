@@ -46,6 +46,8 @@ class Runner:
         jobs: how many steps run at once; the CPU's cores are shared out among them.
     """
 
+    program = (sys.executable, "-m", "saat.cli")  # what a step's arguments are for
+
     def __init__(self, out: Path, jobs: int):
         self.out, self.jobs = out, jobs
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -124,7 +126,7 @@ class Runner:
             log.write(f"\n$ {shown(argv)}\n")
             log.flush()
             process = subprocess.Popen(
-                [sys.executable, "-m", "saat.cli", *argv],
+                [*self.program, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -148,7 +150,7 @@ class Runner:
         for folder in one.step.scratch:
             rmtree(folder, ignore_errors=True)
         mark = {
-            "command": shown(one.process.args[3:]),
+            "command": shown(one.process.args[len(self.program) :]),
             "seconds": round(time.time() - one.begin, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -13,7 +13,6 @@ import yaml
 
 import saat
 from saat.errors import SaatError
-from saat.pretrain import experiment
 from saat.superb.tasks import RATES, Task
 
 
@@ -90,6 +89,8 @@ def checkpoint(task: Task, folder: Path) -> Path:
 
     Errors: SaatError when nothing was saved.
     """
+    from saat.pretrain import experiment  # torch, which the command line should not wait for
+
     best = folder / task.best
     last = list(experiment.checkpoints(folder).values())[-1:]
     if not best.is_file() and not last:

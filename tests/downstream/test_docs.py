@@ -73,7 +73,9 @@ def test_fast_probing(places, capsys):
     printed = []
     for text in re.findall(r"^    saat (probe .*)", shown.replace("\\\n", ""), re.M):
         arguments = shlex.split(in_places(text, places))
-        assert saat([*arguments, "--steps", "2", "--features", "features"]) == 0, capsys.readouterr().err
+        assert saat([*arguments, "--steps", "2", "--pooled-steps", "2", "--features", "features"]) == 0, (
+            capsys.readouterr().err
+        )
         printed.append(capsys.readouterr().out)
     assert len(printed) == 2 and cells(shown.split("Each accuracy")[0]) == cells(printed[0])
     assert {row["split"] for row in json.loads(Path("probes.json").read_text())} == {"test", "test-other"}
