@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from saat.analysis.drawing import canvas, write
 from saat.analysis.paper import PAPER_TIME
 from saat.errors import SaatError
 
@@ -23,8 +23,7 @@ def plot(entries: list[dict], path: Path) -> None:
     Errors: SaatError when it cannot be written.
     """
     lengths = sorted({e["length"] for e in entries})
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(10, 6)
     if len(lengths) > 1:
         _scaling(figure, entries)
     else:
@@ -33,11 +32,7 @@ def plot(entries: list[dict], path: Path) -> None:
     size = "" if len(lengths) > 1 else f"{lengths[0]} tokens, "
     machine = f"{first['device']}, {first['threads']} threads"
     figure.suptitle(f"{first['mode']}, {size}batch {first['batch']}, {first['dtype']}, {machine}", fontsize=10)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise SaatError(f"cannot write {path}: {error}") from error
+    write(figure, path)
 
 
 def _scaling(figure: Figure, entries: list[dict]) -> None:

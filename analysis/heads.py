@@ -142,14 +142,6 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "diagonality": diagonality,
-    "globalness": globalness,
-    "verticality": verticality,
-    "slope": slope,
-}
-
-
 def describe(maps: Tensor, length: int | None = None) -> dict[str, Tensor]:
     """Every measure, and what `categorise` finds: `category` (index), `clearness`, `flat`; each of the shape (…).
 

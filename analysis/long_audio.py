@@ -15,8 +15,7 @@ import time
 import torch
 
 import saat
-from saat.analysis.bench_command import speech
-from saat.analysis.hour import peak_memory
+from saat.analysis.hour import peak_memory, waveforms
 from saat.upstream import hubconf
 from saat.upstream.config import SAMPLE_RATE
 
@@ -25,12 +24,7 @@ def one_call(upstream: str, minutes: float, corpus: str | None, threads: int) ->
     """Seconds of the call, bytes returned, the process's peak before and after, for one utterance."""
     saat.register()
     torch.set_num_threads(threads)
-    samples = round(60 * minutes * SAMPLE_RATE)
-    if corpus:
-        real = speech(corpus, samples)
-        wav = real.repeat(-(-samples // len(real)))[:samples]
-    else:
-        wav = 0.05 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    wav = waveforms(1, 60 * minutes, corpus)[0]
     model = getattr(hubconf, f"{upstream}_untrained")().eval()
     with torch.no_grad():
         model([wav[: 20 * SAMPLE_RATE]])  # warm-up

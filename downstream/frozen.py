@@ -1,6 +1,5 @@
 """A frozen upstream by name, and what decides its features: for the key under which they are kept."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from s3prl.upstream.interfaces import UpstreamBase
 
 from saat.downstream.extraction import Extractor
 from saat.errors import SaatError, did_you_mean
+from saat.sharing.published import file_sha256, weights_file
 from saat.upstream.attention import REGISTRY
 
 
@@ -54,7 +54,7 @@ def load_upstream(name: str, ckpt: str | None, options: str | None = None) -> Fr
         raise SaatError(f"-g: no file at {options}")
     given = {"ckpt": ckpt, "model_config": options and str(Path(options).expanduser())}
     module = getattr(hub, name)(**{key: value for key, value in given.items() if value is not None})
-    sha256 = _sha256(Path(ckpt)) if is_file else None
+    sha256 = file_sha256(weights_file(Path(ckpt))) if is_file else None
     if variant and (REGISTRY[variant].attention is None or ending == "_untrained"):
         # Nothing but the shape and the features comes from the checkpoint; the seed is the entry's own.
         identity = {"upstream": f"{variant}{ending}".removesuffix("_local"), "config": module.model_config.to_dict()}
@@ -63,17 +63,6 @@ def load_upstream(name: str, ckpt: str | None, options: str | None = None) -> Fr
     if options is not None:
         identity["options"] = Path(options).expanduser().read_text(encoding="utf-8")
     return FrozenUpstream(name, module, ckpt, sha256, identity)
-
-
-def _sha256(path: Path) -> str:
-    """Of a file; of a published checkpoint's folder, of its files."""
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def check_corpora(options: Options) -> None:
 
 
 def open_folder(options: Options) -> None:
-    """Makes the folder, or checks that it is this study's. More upstreams, seeds or curves may be asked for each time.
+    """Makes the folder, or checks that it is this study's. More upstreams, seeds, or curves may be asked for later.
 
     Errors: SaatError where another study, or something else, lies there; for a recipe that cannot be read.
     """
@@ -105,12 +105,17 @@ def open_folder(options: Options) -> None:
                 f"{options.out} holds a study with other {', '.join(different)}: {before}; give the same again, "
                 "or another --out"
             )
+        curves = before.get("curves", 0)
+        if curves and options.curves not in (0, curves):
+            raise SaatError(f"--curves {options.curves}: those in {options.out} are of {curves} steps; give that again")
+        if options.curves and not curves:
+            write_text(marker, json.dumps(before | {"curves": options.curves}, indent=1) + "\n")
         return
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         strangers = [path.name for path in options.out.iterdir() if path.name != "pretrain"]
         if strangers:
             raise SaatError(f"--out {options.out} is not empty ({', '.join(strangers[:3])} …) and holds no study")
-        write_text(marker, json.dumps(asked, indent=1) + "\n")
+        write_text(marker, json.dumps(asked | {"curves": options.curves}, indent=1) + "\n")
     except OSError as error:
         raise SaatError(f"--out: cannot write in {options.out}: {error}") from error

@@ -1,14 +1,17 @@
 """The steps of a study: each one a `saat` command, with what it needs and what it leaves."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from saat.analysis.study.options import Options
+from saat.analysis.study.results import read_json
 from saat.analysis.study.subjects import Subject, chosen
 from saat.errors import SaatError
 from saat.files import write_text
 from saat.pretrain import experiment
+from saat.upstream.attention import REGISTRY
 from saat.upstream.audio import find_audio
 
 CURVE_POINTS = 16  # looks at a learning curve
@@ -62,7 +65,7 @@ def plan(options: Options) -> list[Step]:
         for subject in subjects:
             if subject.label in options.curve_upstreams:
                 steps += _curve(options, subject)
-    timed = [subject.label for subject in subjects if subject.pretrained and subject.label == subject.upstream]
+    timed = {subject.label for subject in subjects if subject.pretrained and subject.label == subject.upstream}
     if "saat_qk" in timed:
         steps += [_bench(options, timed, mode) for mode in ("inference", "training")]
     return steps
@@ -156,7 +159,7 @@ def _control(options: Options, subject: Subject, shape: Path | None, needs: tupl
     label = f"{subject.label}-all"  # its seeds are the probes' only
     return _probe_step(
         options,
-        _name("probe", subject.label, "all"),
+        _name("probe", subject.label, f"{options.seeds}-seeds"),
         label,
         lambda: _probe_argv(options, upstream, newest(shape) if shape else None, label, options.seeds),
         needs,
@@ -180,9 +183,13 @@ def _curve(options: Options, subject: Subject) -> list[Step]:
     return steps
 
 
-def _bench(options: Options, upstreams: list[str], mode: str) -> Step:
+def _bench(options: Options, upstreams: set[str], mode: str) -> Step:
     rounds = options.bench_rounds if mode == "inference" else max(1, options.bench_rounds // 2)
     file = options.out / "bench" / f"{mode}.json"
+    # Ratios are formed within one run: more upstreams are timed anew, together with those of before.
+    known = upstreams | {entry["upstream"] for entry in read_json(file) or []}
+    upstreams = [name for name in REGISTRY if name in known]
+    digest = hashlib.sha256(" ".join(upstreams).encode()).hexdigest()[:8]
 
     def argv() -> list[str]:
         return [
@@ -191,5 +198,4 @@ def _bench(options: Options, upstreams: list[str], mode: str) -> Step:
             *("--corpus", options.corpora.speaker[0], "--json", str(file), *_device(options)),
         ]
 
-    # Another set of upstreams is timed anew: ratios are formed within one run.
-    return Step(f"bench-{mode}-{len(upstreams)}", argv, alone=True, leaves=(file,))
+    return Step(f"bench-{mode}-{digest}", argv, alone=True, leaves=(file,))

@@ -13,6 +13,7 @@ import yaml
 
 import saat
 from saat.errors import SaatError
+from saat.files import write_text
 from saat.superb.tasks import RATES, Task
 
 
@@ -50,7 +51,7 @@ def trained(
         for part in sections:
             section = section.setdefault(part, {})
         section[last] = value
-    write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     upstream = ["-u", settings.upstream, *(["-k", settings.ckpt] if settings.ckpt else [])]
     arguments = [
         "-m",
@@ -66,7 +67,7 @@ def trained(
     ]
     _s3prl(settings, folder, "train.log", arguments)
     score = _best_score(checkpoint(task, folder))
-    write(kept, json.dumps({"score": score}) + "\n")
+    write_text(kept, json.dumps({"score": score}) + "\n")
     return score
 
 
@@ -80,7 +81,7 @@ def tested(settings: Settings, task: Task, folder: Path) -> float:
     )
     if not found:
         raise SaatError(f"{folder / 'test.log'} has no line '{task.test} {task.metric}: …'")
-    write(kept, json.dumps({"score": float(found[-1])}) + "\n")
+    write_text(kept, json.dumps({"score": float(found[-1])}) + "\n")
     return float(found[-1])
 
 
@@ -121,10 +122,3 @@ def _s3prl(settings: Settings, folder: Path, log: str, arguments: list[str]) -> 
     if done.returncode:
         lines = (folder / log).read_text(errors="replace").strip().splitlines()
         raise SaatError(f"{lines[-1][:200] if lines else 'no output'} (see {folder / log})")
-
-
-def write(path: Path, text: str) -> None:
-    """Atomic."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from saat.errors import SaatError, did_you_mean
-from saat.superb.runs import Settings, tested, trained, write
+from saat.files import write_text
+from saat.superb.runs import Settings, tested, trained
 from saat.superb.tasks import TASKS
 
 
@@ -33,8 +34,8 @@ def run_superb(settings: Settings, tasks: list[str], data: dict[str, dict[str, A
     for name in tasks:
         rows.append({"task": name, "title": TASKS[name].title, "metric": TASKS[name].metric}
                     | _task(settings, name, data.get(name) or {}))  # fmt: skip
-        write(settings.out / "superb.json", json.dumps(rows, indent=1) + "\n")
-        write(settings.out / "superb.md", as_markdown(rows, settings) + "\n")
+        write_text(settings.out / "superb.json", json.dumps(rows, indent=1) + "\n")
+        write_text(settings.out / "superb.md", as_markdown(rows, settings) + "\n")
     return rows
 
 
@@ -47,7 +48,7 @@ def _claim(settings: Settings) -> None:
         raise SaatError(
             f"{settings.out} holds results of other settings ({path.read_text().strip()}): choose another --out"
         )
-    write(path, json.dumps(mine) + "\n")
+    write_text(path, json.dumps(mine) + "\n")
 
 
 def _task(settings: Settings, name: str, given: dict[str, Any]) -> dict[str, Any]:

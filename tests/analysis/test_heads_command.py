@@ -155,8 +155,8 @@ def in_places(text: str, places: dict[str, str]) -> str:
 
 def test_the_page(make_checkpoint, speech, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    make_checkpoint("saat_qk", "result/pretrain/qk/states-1200.ckpt")
-    make_checkpoint("saat_ours", "result/pretrain/ours/states-1200.ckpt")
+    make_checkpoint("saat_qk", "result/pretrain/qk/states-2000.ckpt")
+    make_checkpoint("saat_ours", "result/pretrain/ours/states-2000.ckpt")
     places = {"/data/LibriSpeech/test-other": str(speech)}
     commands = re.findall(r"^    saat (heads .*)", (README + PAGE).replace("\\\n", ""), re.M)
     assert len(commands) == 3

@@ -290,7 +290,7 @@ def test_the_docs_commands(source, corpus, tmp_path, monkeypatch, capsys):
     assert [command[:2] for command in commands] == [["saat", "init-from"], ["python", "run_pretrain.py"]]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "result/pretrain/qk").mkdir(parents=True)
-    source().rename(tmp_path / "result/pretrain/qk/states-1000.ckpt")
+    source().rename(tmp_path / "result/pretrain/qk/states-2000.ckpt")
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train_split.txt").write_text("a b c")
     places = {"/data/LibriSpeech/train-clean-100": str(corpus), "/data/splits": str(tmp_path / "splits")}

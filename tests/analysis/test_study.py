@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,11 @@ def test_a_step_needs_what_it_takes(options):
     assert steps["probe-saat_ours-1"].needs == ("pretrain-saat_ours-1",)
     assert steps["start-saat_ours_from_qk-1"].needs == ("pretrain-saat_qk-1",)
     assert steps["pretrain-saat_ours_from_qk-1"].needs == ("start-saat_ours_from_qk-1",)
-    assert steps["probe-saat_mel-all"].needs == ("pretrain-saat_qk-0",)
-    assert [name for name, step in steps.items() if step.alone] == ["bench-inference-2", "bench-training-2"]
+    assert steps["probe-saat_mel-2-seeds"].needs == ("pretrain-saat_qk-0",)
+    assert [name.rpartition("-")[0] for name, step in steps.items() if step.alone] == [
+        "bench-inference",
+        "bench-training",
+    ]
     assert len(steps) == 2 * (2 + 2 + 3) + 1 + 2
     names = set(steps)
     assert all(set(step.needs) <= names for step in steps.values())
@@ -49,6 +53,34 @@ def test_a_step_needs_what_it_takes(options):
     assert argv[:3] == ["pretrain", "-u", "saat_ours"] and argv[argv.index("-i") + 1].endswith(
         "saat_ours_from_qk-1.ckpt"
     )
+
+
+def test_more_is_asked_for_later(options):
+    """More upstreams are timed with those of before; more seeds reach the controls; other curves are refused."""
+
+    def names(**changes):
+        return {step.name: step for step in plan(replace(options, **changes))}
+
+    def timed(steps):
+        argv = next(step for name, step in steps.items() if name.startswith("bench-inference")).argv()
+        return argv[argv.index("--upstreams") + 1 : argv.index("--corpus")]
+
+    first = names(upstreams=["saat_qk", "saat_q"])
+    assert timed(first) == ["saat_qk", "saat_q"]
+    (options.out / "bench").mkdir(parents=True)
+    done = [{"upstream": name} for name in timed(first)]
+    (options.out / "bench" / "inference.json").write_text(json.dumps(done))
+    other = names(upstreams=["saat_qk", "saat_ours"])
+    assert timed(other) == ["saat_qk", "saat_q", "saat_ours"]
+    assert "probe-saat_mel-3-seeds" in names(seeds=3) and "probe-saat_mel-3-seeds" not in names(seeds=2)
+
+    (options.out / "bench" / "inference.json").unlink()
+    (options.out / "bench").rmdir()
+    open_folder(options)
+    open_folder(replace(options, curves=40))
+    open_folder(options)
+    with pytest.raises(SaatError, match="--curves 80: those in .* are of 40 steps"):
+        open_folder(replace(options, curves=80))
 
 
 def test_unknown_upstreams_and_starts_without_a_source():

@@ -30,9 +30,9 @@ def places(make_corpus, tiny_config, tmp_path, monkeypatch) -> dict[str, str]:
     last = [utterance for utterance in corpus.utterances if utterance.endswith("5")]
     splits = corpus.write_lists(train=[name for name in corpus.utterances if name not in last], test=last)
     config = model_config("saat_ours", (read_yaml(tiny_config), "the test"))
-    states = {"Transformer": AudioAlbert(config).state_dict(), "Upstream_Config": config.to_dict(), "Step": 1200}
+    states = {"Transformer": AudioAlbert(config).state_dict(), "Upstream_Config": config.to_dict(), "Step": 2000}
     Path("result/pretrain/mine").mkdir(parents=True)
-    checkpoint.save(Path("result/pretrain/mine/states-1200.ckpt"), states)
+    checkpoint.save(Path("result/pretrain/mine/states-2000.ckpt"), states)
     return {
         "/data/LibriSpeech/train-clean-100": str(corpus.folder),
         "/data/alignments/converted_aligned_phones.txt": str(corpus.phones),

@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "sharing.md"
 def test_sharing(ckpt, store, the_hub, s3prl_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # What the page supposes: a pre-trained model and its probe, another lab's store, S3PRL's checkpoint and sources.
-    trained = tmp_path / "result/pretrain/mine/states-1200.ckpt"
+    trained = tmp_path / "result/pretrain/mine/states-2000.ckpt"
     trained.parent.mkdir(parents=True)
     ckpt().rename(trained)
     probe = tmp_path / "result/downstream/probe"
