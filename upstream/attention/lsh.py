@@ -118,7 +118,9 @@ class LSH(SharedQK):
             coefficient = torch.einsum("bate,bathe->bath", queries, a)
             direction = torch.einsum("bath,bathe->bate", coefficient, a)
             products = direction @ keys.transpose(-1, -2)
-        return products.masked_fill_(~real[:, :, None, :], float("-inf"))
+        if bool((lengths < q.shape[2]).any()):
+            products.masked_fill_(~real[:, :, None, :], float("-inf"))
+        return products
 
     def select_keys(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """Which keys each query sees: (B, A, T, T), bool, min(k, n) True in each row.
