@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saat.errors import SaatError
-from saat.upstream.attention.base import key_mask
+from saat.upstream.attention.base import dot_product_attention, key_mask
 from saat.upstream.attention.softmax import SharedQK
 from saat.upstream.config import TransformerConfig
 
@@ -118,7 +118,9 @@ class LSH(SharedQK):
             coefficient = torch.einsum("bate,bathe->bath", queries, a)
             direction = torch.einsum("bath,bathe->bate", coefficient, a)
             products = direction @ keys.transpose(-1, -2)
-        return products.masked_fill_(~real[:, :, None, :], float("-inf"))
+        if bool((lengths < q.shape[2]).any()):
+            products.masked_fill_(~real[:, :, None, :], float("-inf"))
+        return products
 
     def select_keys(self, q: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """Which keys each query sees: (B, A, T, T), bool, min(k, n) True in each row.
@@ -138,7 +140,7 @@ class LSH(SharedQK):
         v = self.split(self.value(hidden))
         dropout = self.dropout if self.training else 0.0
         selected = self.select_keys(q, lengths, vectors)
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=selected, dropout_p=dropout)
+        context = dot_product_attention(q, k, v, selected, dropout=dropout)
         return context.transpose(1, 2).flatten(2)
 
 

@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saat.upstream.attention.base import Attention, padding_mask
+from saat.upstream.attention.base import Attention, dot_product_attention, padding_mask
 from saat.upstream.config import TransformerConfig
 
 
@@ -53,7 +52,7 @@ class Q(SharedQK):
         q, k = self.queries_and_keys(hidden)
         v = self.split(self.value(hidden))
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=prepared, dropout_p=dropout)
+        context = dot_product_attention(q, k, v, prepared, dropout=dropout)
         return context.transpose(1, 2).flatten(2)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saat.upstream.attention.base import dot_product_attention
 from saat.upstream.attention.softmax import SharedQK
 from saat.upstream.config import TransformerConfig
 
@@ -87,7 +88,7 @@ class Sparse(SharedQK):
         B, heads = q.shape[:2]
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        context = dot_product_attention(q, k, v, mask, dropout=dropout)
         return context.unflatten(0, (B, heads))
 
 
@@ -169,4 +170,4 @@ class SparseFixed(Sparse):
 
     def global_attention(self, q: Tensor, k: Tensor, v: Tensor, step: int) -> Tensor:
         k, v = (x[:, :, step - 1 :: step] for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return dot_product_attention(q, k, v, dropout=self.dropout if self.training else 0.0)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saat.errors import SaatError
-from saat.upstream.attention.base import Attention, padding_mask
+from saat.upstream.attention.base import Attention, dot_product_attention, padding_mask
 from saat.upstream.config import TransformerConfig
 
 
@@ -94,7 +94,7 @@ class SynthesizerMultiDense(Attention):
         v = self.split(self.value(hidden))
         q, k = self._as_queries_and_keys(hidden)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0)
+        context = dot_product_attention(q, k, v, mask, dropout=dropout, scale=1.0)
         return context.transpose(1, 2).flatten(2)
 
     def _as_queries_and_keys(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
