@@ -41,8 +41,9 @@ def _scaling(figure: Figure, entries: list[dict]) -> None:
     for i, name in enumerate(dict.fromkeys(e["upstream"] for e in entries)):
         own = sorted((e["length"], e["seconds"]) for e in entries if e["upstream"] == name)
         lengths, seconds = [n for n, _ in own], [s for _, s in own]
-        # The slope between the two longest: what it tends to.
-        label = f"{name} ({slope(lengths[-2:], seconds[-2:]):.2f})" if len(own) > 1 else name
+        # Of the longer half: what it tends to, and not by two points alone, on machines whose speed varies.
+        half = min(len(own) // 2, len(own) - 2)
+        label = f"{name} ({slope(lengths[half:], seconds[half:]):.2f})" if len(own) > 1 else name
         axis.plot(lengths, seconds, marker="o", markersize=3, linestyle=styles[i // 10 % 4], label=label)
     axis.set_xscale("log")
     axis.set_yscale("log")
@@ -52,7 +53,7 @@ def _scaling(figure: Figure, entries: list[dict]) -> None:
     axis.set_xlabel("tokens")
     axis.set_ylabel("seconds")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, title="slope at the long end", loc="upper left")
+    axis.legend(fontsize=8, title="slope, longer half of the lengths", loc="upper left")
 
 
 def _bars(figure: Figure, entries: list[dict]) -> None:

@@ -27,7 +27,7 @@ class RunnerConfig:
     gradient_accumulate_steps: int = 1  # batches in a step
     precision: str = "float32"  # of matrix products: float32, bfloat16, or float16 with a scaled loss
     recompute: bool = False  # keep only the layers' inputs for the gradient: a sixth of the memory, half more time
-    compile: bool = False  # torch.compile the encoder: minutes at the start, faster steps after
+    compile: bool = False  # torch.compile the encoder; on a CPU it only costs time
     max_skipped: int = 50  # steps in a row whose gradient is not finite, before the run is given up
     log_step: int = 1000  # TensorBoard and metrics.jsonl: loss, learning rate, gradient norm, speed, spectrograms
     eval_step: int = 5000  # the loss on held-out utterances, and attention maps

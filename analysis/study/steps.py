@@ -14,7 +14,8 @@ from saat.pretrain import experiment
 from saat.upstream.attention import REGISTRY
 from saat.upstream.audio import find_audio
 
-CURVE_POINTS = 16  # looks at a learning curve
+CURVE_PARTS = 32  # a learning curve is saved, and its held-out loss computed, after each such part …
+CURVE_PROBED = (1, 2, 4, 6, 8, 12, 16, 24, 32)  # … and probed after these: early on things change faster
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,13 @@ def _control(options: Options, subject: Subject, shape: Path | None, needs: tupl
 
 
 def _curve(options: Options, subject: Subject) -> list[Step]:
-    every = max(1, options.curves // CURVE_POINTS)
-    runner = {"total_steps": options.curves, "save_step": every, "eval_step": every, "max_keep": 2 * CURVE_POINTS}
+    every = max(1, options.curves // CURVE_PARTS)
+    runner = {"total_steps": options.curves, "save_step": every, "eval_step": every, "max_keep": 2 * CURVE_PARTS}
     override = ",,".join(f"config.runner.{key}={value}" for key, value in runner.items())
     name, folder = _name("pretrain", subject.label, "curve"), _folder(options, subject.label, "curve")
     steps = [Step(name, lambda: _pretrain_argv(options, subject, "curve", override))]
-    for step in sorted({*range(every, options.curves, every), options.curves}):
+    # Where the steps cannot be shared out evenly the last part is longer.
+    for step in sorted({min(part * every, options.curves) for part in CURVE_PROBED[:-1]} | {options.curves}):
         label = f"{subject.label}-curve-{step}"
         ckpt = experiment.checkpoint_path(folder, step)
 
