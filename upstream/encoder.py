@@ -14,6 +14,8 @@ from saat.upstream.config import ModelConfig, TransformerConfig
 from saat.upstream.dropout import Dropout
 from saat.upstream.windows import Windows
 
+WORTH_PACKING = 0.95  # of the tokens of a batch: with more of them real, leaving the others out gains nothing
+
 
 def sinusoidal_positions(length: int, hidden_size: int) -> Tensor:
     """(length, hidden_size) float64: sine in the even, cosine in the odd dimensions (Vaswani et al., 2017)."""
@@ -59,12 +61,21 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, prepared: object) -> Tensor:
-        """hidden (B, T, H), lengths (B,), what the attention prepared for this pass, to (B, T, H)."""
-        context = self.attention(hidden, lengths, prepared)
+    def forward(self, hidden: Tensor, lengths: Tensor, prepared: object, real: Tensor | None = None) -> Tensor:
+        """hidden (B, T, H), lengths (B,), what the attention prepared for this pass, to (B, T, H).
+
+        With `real` (tokens,), which of the B T tokens are no padding, only these are computed after the attention; the
+        others are zero.
+        """
+        context, shape = self.attention(hidden, lengths, prepared), hidden.shape
+        if real is not None:
+            hidden, context = (x.flatten(0, 1).index_select(0, real) for x in (hidden, context))
         hidden = self.attention_norm(hidden + self.dropout(self.output(context)))
         inner = self.feed_forward(F.gelu(self.intermediate(hidden)))
-        return self.norm(hidden + self.dropout(inner))
+        hidden = self.norm(hidden + self.dropout(inner))
+        if real is not None:
+            hidden = hidden.new_zeros(shape).flatten(0, 1).index_copy(0, real, hidden).view(shape)
+        return hidden
 
 
 class AudioAlbert(nn.Module):
@@ -111,19 +122,31 @@ class AudioAlbert(nn.Module):
         """`forward` for utterances that fit the attention."""
         hidden = self.input(features)
         states = [hidden]
+        real = real_tokens(lengths, hidden)
         prepared, prepared_for = None, None
         for layer in self.layers():
             if layer is not prepared_for:
                 prepared, prepared_for = layer.attention.prepare(lengths, hidden.shape[1], hidden, seeds), layer
             if self.recompute and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, lengths, prepared, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, lengths, prepared, real, use_reentrant=False)
             else:
-                hidden = layer(hidden, lengths, prepared)
+                hidden = layer(hidden, lengths, prepared, real)
             states.append(hidden)
         if bool((lengths < hidden.shape[1]).any()):
             padding = ~key_mask(lengths, hidden.shape[1]).to(hidden.device)[..., None]
             states = [state.masked_fill(padding, 0.0) for state in states]
         return states
+
+
+def real_tokens(lengths: Tensor, hidden: Tensor) -> Tensor | None:
+    """Which of the B T tokens of (B, T, H) are no padding, on its device; None where the others are too few to matter.
+
+    A graph that is compiled or exported is for any lengths, so it computes the padding.
+    """
+    size = hidden.shape[1]
+    if torch.compiler.is_compiling() or int(lengths.sum()) > WORTH_PACKING * len(lengths) * size:
+        return None
+    return key_mask(lengths, size).flatten().nonzero()[:, 0].to(hidden.device)
 
 
 def initialise(module: nn.Module, std: float) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from s3prl.upstream.mockingjay.builder import position_encoding
 from s3prl.upstream.mockingjay.model import TransformerConfig, TransformerModel
+from torch.utils.flop_counter import FlopCounterMode
 
 from saat.upstream.attention import REGISTRY
 from saat.upstream.config import model_config
@@ -84,6 +85,25 @@ def test_alone_equals_in_a_batch_and_padding_is_zero(name, small):
             for state, own in zip(together, alone, strict=True):
                 torch.testing.assert_close(state[row, :n], own[0], atol=1e-9, rtol=0)
                 assert (state[row, n:] == 0).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_padding_left_out_is_padding_computed(name, small, monkeypatch):
+    """States and gradients; and fewer operations."""
+    model = encoder(name, small, torch.float64)
+    x, lengths = batch([40, 1, 17, 2], dtype=torch.float64), torch.tensor([40, 1, 17, 2])
+    found, operations = [], []
+    for worth in (1.0, 0.0):
+        monkeypatch.setattr("saat.upstream.encoder.WORTH_PACKING", worth)
+        model.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            states = model(x, lengths)
+            sum((i + 1) * state.square().sum() for i, state in enumerate(states)).backward()
+        operations.append(counter.get_total_flops())
+        found.append([*states, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert operations[0] < 0.8 * operations[1]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
