@@ -25,8 +25,9 @@ def add_command(commands: Any) -> None:
     p.add_argument("--probes", nargs="+", metavar="NAME", help="default: all four")
     p.add_argument("--seeds", type=int, default=1, help="how many (default: %(default)s)")
     p.add_argument("--lrs", nargs="+", type=float, help="dev chooses; default: 1e-3 3e-3, of utterances 1e-2 3e-2 1e-1")
-    p.add_argument("--steps", type=int, help="of 16 utterances, at most, for probes on tokens (default: 2000)")
-    p.add_argument("--pooled-steps", type=int, help="the same for speaker_utterance (default: 5000)")
+    p.add_argument("--steps", type=int, help="at most, of probes on tokens (default: 2000)")
+    p.add_argument("--batch", type=int, help="utterances in such a step (default: 16)")
+    p.add_argument("--pooled-steps", type=int, help="of 16 utterances, of speaker_utterance (default: 5000)")
     p.add_argument("--layer", default="last", help="last, all, or a hidden state's number (default: %(default)s)")
     p.add_argument("--weighted-sum", action="store_true", help="a learnt sum of all hidden states, as in SUPERB")
     p.add_argument("--dtype", default="float32", help="of the features on disk, or float16 (default: %(default)s)")
@@ -41,7 +42,7 @@ def _call(o: argparse.Namespace) -> None:
 
     import torch
 
-    from saat.downstream.fast_probes import POOLED_STEPS, PROBES, STEPS, Settings, run_probes
+    from saat.downstream.fast_probes import BATCH, POOLED_STEPS, PROBES, STEPS, Settings, run_probes
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     out = Path(o.json).expanduser() if o.json else None
@@ -57,6 +58,7 @@ def _call(o: argparse.Namespace) -> None:
         seeds=o.seeds,
         lrs=tuple(o.lrs) if o.lrs else None,
         steps=STEPS if o.steps is None else o.steps,
+        batch=BATCH if o.batch is None else o.batch,
         pooled_steps=POOLED_STEPS if o.pooled_steps is None else o.pooled_steps,
         layer=o.layer,
         weighted_sum=o.weighted_sum,

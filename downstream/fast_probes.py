@@ -45,6 +45,7 @@ class Settings:
     lrs: tuple[float, ...] | None = None  # dev chooses among them; none: LRS, or POOLED_LRS
     steps: int = STEPS  # at most, of the probes on tokens
     pooled_steps: int = POOLED_STEPS  # of the probe on means over time
+    batch: int = BATCH  # utterances a step, of the probes on tokens
     layer: str = "last"  # or a number from 0 (the input representation), or `all`: a probe for each
     weighted_sum: bool = False  # a learnt one of all hidden states, instead of a layer
     dtype: str = "float32"  # of the features on disk, or float16
@@ -113,7 +114,7 @@ def check_settings(settings: Settings) -> list[Probe]:
             raise SaatError(f"no corpus for the {option[2:]} probes: pass {option} or --corpus FOLDER")
     if settings.test_other and "phone" not in kinds:
         raise SaatError("--test-other is for the phoneme probes, and there are none: pass --phones, or leave it out")
-    for name in ("seeds", "steps", "pooled_steps"):
+    for name in ("seeds", "steps", "pooled_steps", "batch"):
         if getattr(settings, name) < 1:
             raise SaatError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
     lrs = settings.lrs
@@ -189,7 +190,7 @@ def _train(
         classes,
         lrs=settings.lrs or (POOLED_LRS if probe.pooled else LRS),
         steps=steps,
-        batch_size=BATCH,
+        batch_size=BATCH if probe.pooled else settings.batch,
         seed=seed,
         eval_every=min(EVAL_EVERY, steps),
         patience=None if probe.pooled else PATIENCE,

@@ -24,7 +24,8 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--seeds", type=int, default=1, help="pre-trainings of each (default: %(default)s)")
     p.add_argument("--jobs", type=int, default=1, help="steps at once (default: %(default)s)")
     p.add_argument("--curves", type=int, default=0, metavar="STEPS", help="learning curves of qk, q and ours as well")
-    p.add_argument("--probe-steps", type=int, help="of the probes (default: those of saat probe)")
+    p.add_argument("--probe-steps", type=int, help="of the probes on tokens (default: those of saat probe)")
+    p.add_argument("--probe-batch", type=int, help="utterances in such a step (default: that of saat probe)")
     p.add_argument("--bench-length", type=int, default=500, help="tokens (default: %(default)s)")
     p.add_argument("--bench-hidden", type=int, default=768, help="hidden size timed (default: %(default)s)")
     p.add_argument("--bench-rounds", type=int, default=5, help="default: %(default)s")
@@ -54,8 +55,8 @@ def _study(o: Any) -> None:
             if not Path(path).expanduser().is_dir():
                 raise SaatError(f"--{name if getattr(o, name) else 'corpus'}: no such folder: {path}")
         given[name] = _paths(paths)
-    for name in ("seeds", "jobs", "bench_length", "bench_hidden", "bench_rounds"):
-        if getattr(o, name) < 1:
+    for name in ("seeds", "jobs", "bench_length", "bench_hidden", "bench_rounds", "probe_steps", "probe_batch"):
+        if getattr(o, name) is not None and getattr(o, name) < 1:
             raise SaatError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("phones", "splits"):
         value = getattr(o, name)
@@ -75,6 +76,7 @@ def _study(o: Any) -> None:
         bench_hidden=o.bench_hidden,
         bench_rounds=o.bench_rounds,
         probe_steps=o.probe_steps,
+        probe_batch=o.probe_batch,
         device=o.device,
     )
     steps = plan(options)

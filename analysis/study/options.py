@@ -56,6 +56,7 @@ class Options:
     bench_hidden: int = 768
     bench_rounds: int = 5
     probe_steps: int | None = None  # default: `saat probe`'s
+    probe_batch: int | None = None  # utterances; default: `saat probe`'s
     device: str | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class Options:
             "corpora": asdict(self.corpora),
             "recipe": hashlib.sha256(text).hexdigest(),
             "probe_steps": self.probe_steps,
+            "probe_batch": self.probe_batch,
         }
 
 

@@ -137,6 +137,7 @@ def _probe_argv(options: Options, upstream: str, ckpt: Path | None, label: str, 
         *(("--test-other", *corpora.test_other) if corpora.test_other and corpora.phones else ()),
         *("--seeds", str(seeds), "--features", str(options.out / "features" / label)),
         *(("--steps", str(options.probe_steps)) if options.probe_steps else ()),
+        *(("--batch", str(options.probe_batch)) if options.probe_batch else ()),
         *("--json", str(options.out / "probes" / f"{label}.json"), *_device(options)),
     ]
 

@@ -160,6 +160,7 @@ def test_without_phones_there_are_no_phoneme_probes(settings, make_checkpoint, c
         ({"phones": None, "test_other": ["x"]}, "--test-other is for the phoneme probes"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0"),
         ({"steps": 0}, "--steps must be at least 1"),
+        ({"batch": 0}, "--batch must be at least 1"),
         ({"lrs": ()}, "--lrs must be positive numbers, not none"),
         ({"lrs": (1e-3, -1.0)}, "--lrs must be positive numbers, not 0.001, -1.0"),
         ({"dtype": "int8"}, "--dtype must be one of float16, float32, not 'int8'"),
@@ -171,6 +172,19 @@ def test_without_phones_there_are_no_phoneme_probes(settings, make_checkpoint, c
 def test_settings_that_cannot_be(settings, make_checkpoint, change, message):
     with pytest.raises(SaatError, match=re.escape(message)):
         run_probes("saat_ours", make_checkpoint(), replace(settings, **change), progress=False)
+
+
+def test_a_batch_is_of_the_probes_on_tokens(settings, make_checkpoint, monkeypatch):
+    sizes = []
+    train = fast_probes.train_heads
+
+    def spy(first, data, *args, batch_size, **kwargs):
+        sizes.append((data.pooled is not None, batch_size))
+        return train(first, data, *args, batch_size=batch_size, **kwargs)
+
+    monkeypatch.setattr(fast_probes, "train_heads", spy)
+    run_probes("saat_ours", make_checkpoint(), replace(settings, batch=3), progress=False)
+    assert sizes == [(True, 16), (False, 3), (False, 3), (False, 3)]
 
 
 def test_upstreams_that_cannot_be(settings, tmp_path):
