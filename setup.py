@@ -56,7 +56,7 @@ setup(
         "platformdirs>=3",
         "safetensors>=0.4.3",
         "huggingface_hub>=0.23",
-        "tqdm>=4.65",
+        "tqdm>=4.66",
         "filelock>=3.12",
         "numpy>=1.24",
     ],

@@ -140,7 +140,8 @@ class Runner:
         threads = os.cpu_count() or 1 if step.alone else self.threads
         # A checkout that is not installed is found by the processes as well.
         path = os.pathsep.join(filter(None, (str(Path(saat.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-        return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+        quiet = {"TQDM_MININTERVAL": "10"}  # of progress bars in a log
+        return {**quiet, **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
 
     def _finish(self, one: Running) -> bool:
         """Marks the step as done, where it is."""

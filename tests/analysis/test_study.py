@@ -162,6 +162,15 @@ Runner(out, 1).run([Step("slow", lambda: [str(script)])], progress=False)
 """
 
 
+def test_progress_bars_do_not_fill_the_logs(tmp_path):
+    class Bars(Runner):
+        program = (sys.executable, "-c")
+
+    bar = "import time, tqdm\nfor _ in tqdm.tqdm(range(50)): time.sleep(0.02)"
+    Bars(tmp_path, 1).run([Step("bar", lambda: [bar])], progress=False)
+    assert 1 <= (tmp_path / "logs" / "bar.log").read_text().count("it/s]") <= 3
+
+
 def test_what_a_killed_study_left_running_is_waited_for(tmp_path):
     """The process of a step outlives a study that got SIGKILL; the next study does not start a second one beside it."""
     lines = tmp_path / "lines"
