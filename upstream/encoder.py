@@ -14,7 +14,7 @@ from saat.upstream.config import ModelConfig, TransformerConfig
 from saat.upstream.dropout import Dropout
 from saat.upstream.windows import Windows
 
-WORTH_PACKING = 0.95  # of the tokens of a batch: with more of them real, leaving the others out gains nothing
+WORTH_PACKING = 0.95  # of the tokens of a batch: with more of them real, leaving the others out gains little
 
 
 def sinusoidal_positions(length: int, hidden_size: int) -> Tensor:

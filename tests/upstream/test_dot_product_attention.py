@@ -54,6 +54,9 @@ def test_elsewhere_the_fused_kernel_runs(monkeypatch):
     with torch.no_grad():
         base.dot_product_attention(q.bfloat16(), q.bfloat16(), q.bfloat16())
     assert calls == [torch.float32, torch.bfloat16]
+    many = torch.randn(1, 1, base.PRODUCTS_UP_TO + 1, 8, dtype=torch.bfloat16, requires_grad=True)
+    base.dot_product_attention(many, many, many)
+    assert len(calls) == 3
 
 
 def test_dropout():
