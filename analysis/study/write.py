@@ -9,7 +9,7 @@ from typing import Any
 from saat.analysis.heads_figure import compare, initial_and_trained, patterns_figure
 from saat.analysis.keys_figure import keys_figure
 from saat.analysis.map_figures import categories_figure, embedding_figure
-from saat.analysis.study import plots, tables
+from saat.analysis.study import curve_tables, plots, tables
 from saat.analysis.study.report import Section, write_report, write_results
 from saat.analysis.study.results import collect, curves, metrics, read_json
 from saat.errors import SaatError
@@ -79,9 +79,9 @@ def _names(folders: list[str]) -> str:
 
 
 def _pretrainings(out: Path) -> list[Path]:
-    """Folders of those that have a checkpoint, learning curves excluded."""
-    found = [path for path in sorted((out / "pretrain").iterdir()) if path.is_dir() and experiment.checkpoints(path)]
-    return [path for path in found if not path.name.endswith("-curve")]
+    """Folders of those that are finished, learning curves excluded."""
+    found = sorted(mark.stem.removeprefix("pretrain-") for mark in (out / "done").glob("pretrain-*.json"))
+    return [out / "pretrain" / name for name in found if not name.endswith("-curve")]
 
 
 def _accuracies(out: Path, rows: list[dict[str, Any]]) -> Section:
@@ -106,7 +106,8 @@ def _curves(out: Path) -> Section | None:
         return None
     text = "Longer pre-trainings of their own, each with the recipe's schedule stretched to its length."
     caption = "Loss and accuracies on the test split against steps, and against processor time."
-    return Section("Learning curves", text, [], [(figure, caption)], _commands(out, "*-curve*"))
+    filled = [table for table in (curve_tables.reached(found), curve_tables.crossings(found)) if table.rows]
+    return Section("Learning curves", text, filled, [(figure, caption)], _commands(out, "*-curve*"))
 
 
 def _losses(out: Path) -> Section | None:
