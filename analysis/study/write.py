@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +131,15 @@ def _losses(out: Path) -> Section | None:
 def _attention(out: Path, study: dict[str, Any]) -> Section:
     """Figures 1, 2, 4 and 6; drawn anew only where a checkpoint is newer than the picture."""
     figures, corpus = out / "figures", study["corpora"]["pretrain"]
-    newest = {}
-    for label in ("saat_ours", "saat_qk"):
-        newest[label] = (list(experiment.checkpoints(out / "pretrain" / f"{label}-0").values()) or [None])[-1]
-    ours, qk = newest["saat_ours"], newest["saat_qk"]
+    qk = _checkpoint(out, "saat_qk")
     plans = [("figure1.png", None, keys_figure, "Figure 1: the keys that each algorithm lets a query see.")]
     found = []
-    if ours:
-        caption = "Figure 2: the weights of ours at initialisation and after pre-training."
-        plans.append(("figure2.png", ours, lambda path: patterns_figure(ours, path), caption))
-        found.append(_kept_patterns(compare(*initial_and_trained(ours))))
+    for label, name in (("saat_ours", "figure2.png"), ("saat_ours_from_qk", "figure2-from-qk.png")):
+        ckpt = _checkpoint(out, label)
+        if ckpt:
+            caption = f"Figure 2: the weights of {label} at initialisation and after pre-training."
+            plans.append((name, ckpt, partial(patterns_figure, ckpt), caption))
+            found.append(_kept_patterns(label, compare(*initial_and_trained(ckpt))))
     if qk:
         caption = "Figure 4: attention maps of saat_qk by category."
         plans.append(("figure4.png", qk, lambda path: categories_figure(qk, corpus, path), caption))
@@ -160,7 +160,12 @@ def _made(path: Path, source: Path | None, draw: Callable[[Path], object]) -> Pa
     return path
 
 
-def _kept_patterns(numbers: dict[str, list[float]]) -> tables.Table:
+def _checkpoint(out: Path, label: str) -> Path | None:
+    """The newest of the first seed."""
+    return (list(experiment.checkpoints(out / "pretrain" / f"{label}-0").values()) or [None])[-1]
+
+
+def _kept_patterns(label: str, numbers: dict[str, list[float]]) -> tables.Table:
     """How much of each head's start is left."""
     rows = [
         [str(head + 1), f"{r:.4f}", f"{kl:.2g}", f"{reverse:.2g}", f"{100 * moved:.1f}"]
@@ -169,4 +174,4 @@ def _kept_patterns(numbers: dict[str, list[float]]) -> tables.Table:
         )
     ]
     columns = ["head", "correlation", "KL(before || after)", "KL(after || before)", "weight moved, %"]
-    return tables.Table("Heads of ours before and after pre-training", columns, rows, "KL in nats a row.")
+    return tables.Table(f"Heads of {label} before and after pre-training", columns, rows, "KL in nats a row.")
