@@ -12,7 +12,7 @@ from saat.analysis.keys_figure import keys_figure
 from saat.analysis.map_figures import categories_figure, embedding_figure
 from saat.analysis.study import curve_tables, plots, tables
 from saat.analysis.study.report import Section, write_report, write_results
-from saat.analysis.study.results import collect, curves, metrics, read_json
+from saat.analysis.study.results import collect, curves, metrics, pretrain_seconds, read_json
 from saat.errors import SaatError
 from saat.pretrain import experiment
 
@@ -42,7 +42,9 @@ def _commands(out: Path, *patterns: str) -> list[str]:
     for mark in sorted({path for pattern in patterns for path in (out / "done").glob(f"{pattern}.json")}):
         step = read_json(mark)
         command = re.sub(r"(?<![\w/])/[^\s\",]+", lambda path: _short(Path(path[0]), out), step["command"])
-        found.append(f"{command}  # {step['seconds']:.0f} s")
+        # A pre-training that was stopped and went on: all of it, not its last part.
+        whole = pretrain_seconds(out / "pretrain" / mark.stem.removeprefix("pretrain-"))
+        found.append(f"{command}  # " + (f"{step['seconds']:.0f} s" if whole is None else f"{whole:.0f} processor s"))
     return found
 
 
