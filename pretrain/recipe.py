@@ -41,6 +41,7 @@ class OptimizerConfig:
 
     name: str = "lamb"
     lr: float = 5.0e-5
+    R_lr_scale: float = 1.0  # the learning rate of R (saat_syn_random, saat_ours) in multiples of lr
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1.0e-6
     weight_decay: float = 0.01  # not on biases, norms and R
@@ -197,9 +198,10 @@ def _check(recipe: Recipe, where: str) -> None:
     for name in counts:
         if getattr(runner, name) < 1 and not (name == "total_steps" and runner.n_epochs > 0):
             raise SaatError(f"{where}: runner.{name} must be at least 1, not {getattr(runner, name)}")
-    for name, value in (("runner.gradient_clipping", runner.gradient_clipping), ("optimizer.lr", optimizer.lr)):
-        if not value > 0:
-            raise SaatError(f"{where}: {name} must be positive, not {value}")
+    positive = {"runner.gradient_clipping": runner.gradient_clipping, "optimizer.lr": optimizer.lr}
+    for name, value in (positive | {"optimizer.R_lr_scale": optimizer.R_lr_scale}).items():
+        if not 0 < value < float("inf"):
+            raise SaatError(f"{where}: {name} must be a positive number, not {value}")
     if not 0 <= optimizer.warmup_proportion < 1:
         raise SaatError(f"{where}: optimizer.warmup_proportion must lie in [0, 1), not {optimizer.warmup_proportion}")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):

@@ -56,7 +56,7 @@ def test_paper_recipe_is_the_papers():
         ({"runner": {"total_steps": "many"}}, "runner.total_steps.*many"),
         ({"runner": {"total_steps": 0}}, "runner.total_steps must be at least 1, not 0"),
         ({"runner": {"max_keep": 0}}, "runner.max_keep must be at least 1"),
-        ({"runner": {"gradient_clipping": 0}}, "runner.gradient_clipping must be positive"),
+        ({"runner": {"gradient_clipping": 0}}, "runner.gradient_clipping must be a positive"),
         ({"runner": 3}, "runner must be a section with keys"),
         ({"optimizer": {"name": "lambda"}}, "unknown optimizer 'lambda': did you mean 'lamb'"),
         ({"optimizer": {"warmup_proportion": 1.0}}, r"warmup_proportion must lie in \[0, 1\)"),

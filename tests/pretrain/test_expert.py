@@ -111,6 +111,28 @@ def test_no_decay_on_biases_norms_and_R(corpus, name):
         assert (id(parameter) in decayed) != plain, key
 
 
+@pytest.mark.parametrize("upstream", ["saat_ours", "saat_qk"])
+def test_a_learning_rate_of_its_own_for_R(corpus, upstream):
+    """The first step of Adam moves each weight by the learning rate."""
+    moved = {}
+    for scale in (1.0, 10.0):
+        model = make(corpus, tiny_model(upstream)).model
+        config = OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.0, R_lr_scale=scale)
+        optimizer = make_optimizer(model, config)
+        assert len(optimizer.param_groups) == (3 if scale != 1 and upstream == "saat_ours" else 2)
+        set_options(optimizer, config, 2e-3)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        moved[scale] = {name: float((before[name] - p).abs().mean()) for name, p in model.named_parameters()}
+    for name, distance in moved[1.0].items():
+        assert distance == pytest.approx(2e-3, rel=1e-2)
+        assert moved[10.0][name] == pytest.approx((10 if name.endswith(".R") else 1) * 2e-3, rel=1e-2)
+    with pytest.raises(SaatError, match="optimizer.R_lr_scale must be a positive number, not 0"):
+        load_recipe({"optimizer": {"R_lr_scale": 0.0}}, "test")
+
+
 def test_lamb_is_the_paper_version_3():
     """One parameter, three steps, against the formulas (You et al., 2019, without bias correction)."""
     config = OptimizerConfig(lr=0.01, weight_decay=0.1)
