@@ -129,7 +129,7 @@ def _read_split(path: str | Path) -> set[str]:
         path = path / "train_split.txt"
     if not path.is_file():
         raise SaatError(f"no such list of utterances: {path} (datarc.splits)")
-    ids = set(path.read_text(encoding="utf-8").split())
+    ids = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
     if not ids:
         raise SaatError(f"{path} lists no utterance (datarc.splits)")
     return ids
