@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saat.analysis.heads import globalness
 from saat.analysis.init_from_command import FORMS
-from saat.analysis.mean_maps import Averages, average_maps, by_distance, long_enough, row_entropy
+from saat.analysis.mean_maps import Averages, average_maps, by_distance, long_enough
 from saat.errors import SaatError, did_you_mean
 from saat.pretrain.manifest import load_corpus
 from saat.pretrain.model import new_model
@@ -129,7 +130,7 @@ def report(averages: Averages, encoder: AudioAlbert, crop_seconds: float, layer:
     """What was averaged, and how sharp each head of softmax(R) is beside a single crop's map."""
     chosen = averages.entropy if layer is None else averages.entropy[layer - 1 : layer]
     R = torch.stack([each.attention.R for each in encoder.layers()]).detach().double()
-    mean = row_entropy(R.softmax(-1)).mean(0)
+    mean = globalness(R.softmax(-1)).mean(0)
     lines = [
         f"averaged {averages.crops} crops of {averages.utterances} utterances, "
         f"{averages.crops * crop_seconds / 3600:.2f} h",

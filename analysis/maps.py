@@ -1,6 +1,7 @@
 """The attention maps of a pre-trained model on a corpus."""
 
 import random
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from saat.errors import SaatError
 from saat.pretrain.images import attention_maps
 from saat.upstream import checkpoint
 from saat.upstream.attention import variant
-from saat.upstream.audio import find_audio, read_audio
+from saat.upstream.audio import AudioError, find_audio, read_audio
 from saat.upstream.expert import UpstreamExpert
 
 
@@ -58,8 +59,11 @@ def corpus_maps(
         files: audio.
         tokens: cut to exactly so many; shorter utterances are left out.
 
-    Yields: (file, (layers, A, n, n)). Where weights do not depend on the input once (None, (1, A, n, n)), n being
-    `tokens` or L: softmax(R) cut to n x n, rows summing to 1; one set a layer where layers do not share theirs.
+    Yields: (file, (layers, A, n, n)); a file that cannot be read is named on stderr and left out. Where weights do not
+    depend on the input once (None, (1, A, n, n)), n being `tokens` or L: softmax(R) cut to n x n, rows summing to 1;
+    one set a layer where layers do not share theirs.
+
+    Errors: SaatError where no file can be read.
     """
     longest = model.model_config.transformer.max_length
     size = min(tokens or longest, longest)
@@ -67,7 +71,17 @@ def corpus_maps(
         maps = attention_maps(model.encoder, torch.zeros(size, 1))[..., :size, :size]
         yield None, maps / maps.sum(-1, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
         return
+    broken, read = [], 0
     for file in files:
-        features = model.features([read_audio(file)])[0][0, :size]
+        try:
+            audio = read_audio(file)
+        except AudioError as error:
+            broken.append(str(error))
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        read += 1
+        features = model.features([audio])[0][0, :size]
         if tokens is None or len(features) == size:
             yield file, attention_maps(model.encoder, features)
+    if broken and not read:
+        raise SaatError(f"none of the {len(broken)} audio files can be read: {broken[0]}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from saat.analysis.heads import globalness
 from saat.errors import SaatError
 from saat.pretrain.held_out import split
 from saat.pretrain.images import attention_maps
@@ -75,7 +76,7 @@ def average_maps(encoder: AudioAlbert, corpus: Corpus, length: int) -> Averages:
         for start in range(0, count - samples + 1, samples):
             maps = attention_maps(encoder, features([wav[start : start + samples]])[0][0])
             total += maps
-            entropy += row_entropy(maps)
+            entropy += globalness(maps)
             crops += 1
         utterances += 1
     if not crops:
@@ -83,11 +84,6 @@ def average_maps(encoder: AudioAlbert, corpus: Corpus, length: int) -> Averages:
     if not bool(total.isfinite().all()):
         raise SaatError("the attention maps are not finite: the checkpoint's weights are damaged, take another")
     return Averages(normalise_rows(total), entropy / crops, utterances, crops)
-
-
-def row_entropy(maps: Tensor) -> Tensor:
-    """Maps (…, L, L) to (…), the entropy of a row in nats, mean over rows: 0 for one key, log L for all alike."""
-    return torch.special.entr(maps).sum(-1).mean(-1)
 
 
 def by_distance(maps: Tensor) -> Tensor:

@@ -63,6 +63,16 @@ def test_maps_are_those_of_the_true_tokens(make_checkpoint, speech):
         torch.testing.assert_close(maps.sum(-1), torch.ones(2, 12, 20))
 
 
+def test_broken_files_are_named_and_left_out(make_checkpoint, speech, capsys):
+    model = load_model(make_checkpoint("saat_qk"))
+    first, *rest = some_utterances(speech, 6)
+    first.write_bytes(b"no audio")
+    assert [file for file, _ in corpus_maps(model, [first, *rest])] == rest
+    assert f"skipped: {first}" in capsys.readouterr().err
+    with pytest.raises(SaatError, match="none of the 1 audio files can be read"):
+        list(corpus_maps(model, [first]))
+
+
 def test_layers_with_weights_of_their_own(make_checkpoint, capsys):
     ckpt = make_checkpoint("saat_ours", share_layers=False)
     assert main(["heads", "-u", "saat_ours", "-k", str(ckpt)]) == 0

@@ -11,8 +11,9 @@ import soundfile
 import torch
 from s3prl.nn import S3PRLUpstream
 
+from saat.analysis.heads import globalness
 from saat.analysis.init_from import init_from, logits
-from saat.analysis.mean_maps import by_distance, row_entropy
+from saat.analysis.mean_maps import by_distance
 from saat.cli import main
 from saat.errors import SaatError
 from saat.pretrain.cli import pretrain
@@ -163,7 +164,7 @@ def test_logits():
 
 def test_entropy():
     maps = torch.stack([torch.eye(L), torch.full((L, L), 1 / L)])
-    torch.testing.assert_close(row_entropy(maps), torch.tensor([0.0, math.log(L)]))
+    torch.testing.assert_close(globalness(maps), torch.tensor([0.0, math.log(L)]))
 
 
 def test_all_else_comes_from_the_source(source, corpus, tmp_path):
@@ -292,7 +293,7 @@ def test_the_docs_commands(source, corpus, tmp_path, monkeypatch, capsys):
     (tmp_path / "result/pretrain/qk").mkdir(parents=True)
     source().rename(tmp_path / "result/pretrain/qk/states-2000.ckpt")
     (tmp_path / "splits").mkdir()
-    (tmp_path / "splits" / "train_split.txt").write_text("a b c")
+    (tmp_path / "splits" / "train_split.txt").write_text("a\nb\nc")
     places = {"/data/LibriSpeech/train-clean-100": str(corpus), "/data/splits": str(tmp_path / "splits")}
     init, again = [[places.get(word, word) for word in command] for command in commands]
     assert main(init[1:]) == 0
