@@ -97,6 +97,22 @@ class LabelledCorpus:
         return int(counts.argmax())
 
 
+def other_speakers(folders: list[str], corpus: LabelledCorpus, phones: str) -> LabelledCorpus:
+    """A second corpus to test a phone probe on.
+
+    Errors: SaatError where speakers of it are in the splits that `corpus` trains and chooses by.
+    """
+    other = LabelledCorpus("phone", DataConfig(corpus=list(folders), phones=phones), corpus.stride)
+    known = {utterance.speaker for split in ("train", "dev") for utterance in corpus.splits[split]}
+    shared = sorted(known & {utterance.speaker for utterance in other.utterances})
+    if shared:
+        raise SaatError(
+            f"--test-other is for speakers that a probe was not trained on, but {len(shared)} of {', '.join(folders)} "
+            f"are in the train or dev split: {some(shared)}. Give another folder, or --splits without them"
+        )
+    return other
+
+
 def train_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Every index once, in an order that (seed, epoch) alone decides."""
     order = list(range(count))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saat.cache import cache_folder
 from saat.downstream.config import DataConfig, ModelrcConfig
-from saat.downstream.data import LabelledCorpus
+from saat.downstream.data import LabelledCorpus, other_speakers
 from saat.downstream.extraction import Extractor
 from saat.downstream.feature_store import DTYPES, StoredFeatures, stored_features
 from saat.downstream.frozen import FrozenUpstream, extractor_of, load_upstream
@@ -148,8 +148,7 @@ def _corpora(
         config = DataConfig(corpus=list(settings.phoneme), splits=settings.splits, phones=settings.phones)
         labelled["phone"] = LabelledCorpus("phone", config, extractor.stride)
         if settings.test_other:
-            config = DataConfig(corpus=list(settings.test_other), phones=settings.phones)
-            labelled["other"] = LabelledCorpus("phone", config, extractor.stride)
+            labelled["other"] = other_speakers(settings.test_other, labelled["phone"], settings.phones)
     for kind in kinds:
         for split in ("train", "dev", "test"):
             labelled[kind].split(split)

@@ -205,6 +205,12 @@ def test_one_speaker(make_corpus, settings, make_checkpoint, tmp_path):
         run_probes("saat_ours", make_checkpoint(), replace(settings, speaker=[one]), progress=False)
 
 
+def test_speakers_that_a_probe_was_trained_on_are_no_second_test(settings, make_checkpoint, tmp_path):
+    with pytest.raises(SaatError, match=r"2 of .*audio/102, .*104 are in the train or dev split: 102, 104\."):
+        inside = [str(tmp_path / "audio" / speaker) for speaker in ("102", "104")]
+        run_probes("saat_ours", make_checkpoint(), replace(settings, test_other=inside), progress=False)
+
+
 def test_the_command(settings, make_checkpoint, other, tmp_path, capsys):
     out = tmp_path / "probes.json"
     command = ["probe", "-u", "saat_ours", "-k", make_checkpoint(), "--corpus", *settings.speaker]
