@@ -1,5 +1,6 @@
 """The commands `saat study` and `saat report`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,21 @@ def _study(o: Any) -> None:
     from saat.analysis.study.write import write
 
     given = {}
-    for name in ("pretrain", "speaker", "phoneme"):
-        paths = getattr(o, name) or o.corpus
-        if not paths:
+    for name in ("pretrain", "speaker", "phoneme", "test_other"):
+        own = getattr(o, name)
+        paths = own if own or name == "test_other" else o.corpus
+        if paths is None:
             raise SaatError(f"no audio to work with: pass --corpus PATH, or --{name} PATH as well")
         for path in paths:
             if not Path(path).expanduser().is_dir():
-                raise SaatError(f"--{name if getattr(o, name) else 'corpus'}: no such folder: {path}")
+                option = name.replace("_", "-") if own else "corpus"
+                raise SaatError(f"--{option}: no such folder: {path}")
         given[name] = _paths(paths)
     for name in ("seeds", "jobs", "bench_length", "bench_hidden", "bench_rounds", "probe_steps", "probe_batch"):
         if getattr(o, name) is not None and getattr(o, name) < 1:
             raise SaatError(f"--{name.replace('_', '-')} must be at least 1")
+    if o.curves < 0:
+        raise SaatError("--curves is a number of steps, or 0 for none")
     for name in ("phones", "splits"):
         value = getattr(o, name)
         if value and not Path(value).expanduser().exists():
@@ -65,7 +70,7 @@ def _study(o: Any) -> None:
         given[name] = _paths([value])[0] if value else None
     recipe = o.recipe if not Path(o.recipe).expanduser().is_file() else _paths([o.recipe])[0]
     options = Options(
-        corpora=Corpora(**given, test_other=_paths(o.test_other)),
+        corpora=Corpora(**given),
         recipe=recipe,
         out=Path(o.out).expanduser().resolve(),
         upstreams=o.upstreams,
@@ -85,7 +90,7 @@ def _study(o: Any) -> None:
     with run.only_one(options.out):
         write_utterances(options)
         if not options.corpora.phones:
-            print("no --phones: the phoneme probes are left out")
+            print("no --phones: the phoneme probes are left out, and so is --test-other, which is for them")
         runner = run.Runner(options.out, options.jobs)
         todo = [step.name for step in steps if not runner.is_done(step.name)]
         print(
@@ -93,9 +98,11 @@ def _study(o: Any) -> None:
         )
         try:
             runner.run(steps)
-        finally:
-            if any((options.out / "probes").glob("*.json")):
+        except BaseException:
+            with suppress(SaatError):  # such as that nothing has been probed yet: not what went wrong
                 print("\n".join(map(str, write(options.out))))
+            raise
+        print("\n".join(map(str, write(options.out))))
 
 
 def _report(o: Any) -> None:

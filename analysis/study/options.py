@@ -9,6 +9,8 @@ from typing import Any
 from saat.errors import SaatError
 from saat.files import write_text
 from saat.pretrain.recipe import load_recipe, recipe_file
+from saat.upstream.audio import find_audio
+from saat.upstream.config import read_yaml
 
 STRIDE = 480  # samples in a token, for which utterances are long enough
 
@@ -28,7 +30,6 @@ class Corpora:
         """Ids that no model may see in pre-training: what a probe is tested on, whether listed or drawn; listed dev."""
         from saat.downstream.config import DataConfig
         from saat.downstream.corpus import read_corpus, read_lists
-        from saat.upstream.audio import find_audio
 
         ids = {path.stem for folder in self.test_other for path in find_audio(folder)}
         if self.splits:
@@ -38,6 +39,13 @@ class Corpora:
             for folders in (self.speaker, self.phoneme):
                 ids.update(u.id for u in read_corpus(DataConfig(folders), STRIDE)["test"])
         return ids
+
+    def pretrain_utterances(self) -> list[str]:
+        """Ids of all audio that may be pre-trained on, sorted. Errors: SaatError where nothing is left."""
+        kept = {path.stem for folder in self.pretrain for path in find_audio(folder)} - self.test_utterances()
+        if not kept:
+            raise SaatError(f"every utterance below {', '.join(self.pretrain)} is one to test on")
+        return sorted(kept)
 
 
 @dataclass(frozen=True)
@@ -59,24 +67,30 @@ class Options:
     probe_batch: int | None = None  # utterances; default: `saat probe`'s
     device: str | None = None
 
+    @property
+    def kept_recipe(self) -> Path:
+        """The study's own copy: what every step reads, whatever becomes of the file it was made from."""
+        return self.out / "recipe.yaml"
+
     def identity(self) -> dict[str, Any]:
-        """What must stay the same where a study goes on."""
-        text = recipe_file(self.recipe).read_bytes()
+        """What must stay the same where a study goes on; of the recipe its values, not its comments."""
+        values = json.dumps(read_yaml(recipe_file(self.recipe)), sort_keys=True)
         return {
             "corpora": asdict(self.corpora),
-            "recipe": hashlib.sha256(text).hexdigest(),
+            "recipe": hashlib.sha256(values.encode()).hexdigest(),
             "probe_steps": self.probe_steps,
             "probe_batch": self.probe_batch,
         }
 
 
 def check_corpora(options: Options) -> None:
-    """Whether the probes can be trained, before hours of pre-training; only once, since it reads every header.
+    """Whether there is audio to pre-train on, and the probes can be trained, before hours of pre-training; only once,
+    since it reads every header.
 
     Errors: SaatError as the probes raise them; for a single speaker.
     """
     from saat.downstream.config import DataConfig
-    from saat.downstream.data import LabelledCorpus
+    from saat.downstream.data import LabelledCorpus, other_speakers
 
     if (options.out / "study.json").is_file():
         return
@@ -89,6 +103,9 @@ def check_corpora(options: Options) -> None:
             corpus.split(split)
         if len(corpus.classes) < 2:
             raise SaatError(f"{', '.join(folders)} has one {labels}, {corpus.classes[0]}: nothing can be told apart")
+        if labels == "phone" and corpora.test_other:
+            other_speakers(corpora.test_other, corpus, corpora.phones)
+    corpora.pretrain_utterances()
 
 
 def open_folder(options: Options) -> None:
@@ -112,10 +129,17 @@ def open_folder(options: Options) -> None:
             raise SaatError(f"--curves {options.curves}: those in {options.out} are of {curves} steps; give that again")
         if options.curves and not curves:
             write_text(marker, json.dumps(before | {"curves": options.curves}, indent=1) + "\n")
-        return
+    else:
+        _begin(options, marker, asked)
+    if not options.kept_recipe.is_file():
+        write_text(options.kept_recipe, recipe_file(options.recipe).read_text(encoding="utf-8"))
+
+
+def _begin(options: Options, marker: Path, asked: dict[str, Any]) -> None:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        strangers = [path.name for path in options.out.iterdir() if path.name != "pretrain"]
+        own = recipe_file(options.recipe).resolve()  # someone may keep it there
+        strangers = [path.name for path in options.out.iterdir() if path.resolve() != own]
         if strangers:
             raise SaatError(f"--out {options.out} is not empty ({', '.join(strangers[:3])} …) and holds no study")
         write_text(marker, json.dumps(asked | {"curves": options.curves}, indent=1) + "\n")

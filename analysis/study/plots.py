@@ -75,11 +75,11 @@ def _labels(axis: Axes, places: dict[str, tuple[float, float]]) -> None:
 
 def learning_curves(curves: dict[str, dict[str, list]], path: Path) -> Path | None:
     """Loss and the probes' accuracies against steps (above) and processor seconds (below); None without curves."""
-    if not curves:
-        return None
     names = {name for lines in curves.values() for name in lines}
     losses = [name for name in ("loss", "held_out") if name in names][-1:]
     panels = [*losses, *(f"{probe} test" for probe in PROBES if f"{probe} test" in names)]
+    if not panels:  # none has begun, or logged anything yet
+        return None
     figure = canvas(3.6 * len(panels), 6.4)
     axes = figure.subplots(2, len(panels), squeeze=False, sharey="col")
     for column, panel in enumerate(panels):

@@ -63,7 +63,7 @@ def write_report(title: str, sections: list[Section], folder: Path) -> tuple[Pat
 
 def table_markdown(table: Table) -> str:
     """Aligned, so that it reads well as it is."""
-    lines = [table.columns, *table.rows]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"

@@ -3,12 +3,16 @@
 import json
 import statistics
 from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from saat.analysis.study.subjects import SUBJECTS
+import numpy as np
 
-PROBES = ("speaker_utterance", "speaker_frame", "phoneme_1hidden", "phoneme_2hidden")
+from saat.analysis.study.subjects import SUBJECTS
+from saat.downstream import probe
+
+PROBES = tuple(probe.PROBES)
 
 
 def read_json(path: Path) -> Any:
@@ -39,7 +43,7 @@ def collect(out: Path) -> list[dict[str, Any]]:
 def _rows(label: str, run: str, found: list[dict], costs: dict[str, Any]) -> list[dict[str, Any]]:
     rows: dict[tuple, dict[str, Any]] = {}
     for entry in found:
-        # A pre-training has one seed for itself and its probes; what is not pre-trained has its probes' seeds.
+        # Of what is pre-trained, the pre-training's seed (its probes' is always 0); of the rest, the probes'.
         seed = entry["seed"] if run == "all" else int(run)
         row = rows.setdefault(
             (seed, entry["split"]),
@@ -56,9 +60,10 @@ def _rows(label: str, run: str, found: list[dict], costs: dict[str, Any]) -> lis
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a pre-training's `metrics.jsonl`."""
+    """The lines of a pre-training's `metrics.jsonl`, but for a half-written last one."""
     file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def pretrain_seconds(folder: Path) -> float | None:
@@ -74,17 +79,20 @@ def curves(out: Path) -> dict[str, dict[str, list]]:
     for folder in sorted((out / "pretrain").glob("*-curve")):
         label = folder.name.removesuffix("-curve")
         lines: dict[str, list] = defaultdict(list)
-        spent, at = 0.0, {0: 0.0}
-        for line in metrics(folder):
-            spent += line.get("processor_seconds", 0.0)
-            at[line["step"]] = spent
+        logged = metrics(folder)
+        # Losses on held-out utterances, and checkpoints, may lie between two logs of the time.
+        timed = [line for line in logged if "processor_seconds" in line]
+        at = [0, *(line["step"] for line in timed)]
+        spent = [0.0, *accumulate(line["processor_seconds"] for line in timed)]
+        for line in logged:
             for name, key in (("loss", "loss"), ("held_out", "held_out_loss")):
                 if line.get(key) is not None:
-                    lines[name].append((line["step"], spent, line[key]))
+                    lines[name].append((line["step"], float(np.interp(line["step"], at, spent)), line[key]))
         for file in (out / "probes").glob(f"{label}-curve-*.json"):
             step = int(file.stem.rsplit("-", 1)[1])
             for entry in read_json(file):
-                lines[f"{entry['probe']} {entry['split']}"].append((step, at.get(step, spent), entry["accuracy"]))
+                seconds = float(np.interp(step, at, spent))
+                lines[f"{entry['probe']} {entry['split']}"].append((step, seconds, entry["accuracy"]))
         found[label] = {name: sorted(points) for name, points in lines.items()}
     return found
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,26 +69,36 @@ class Runner:
         failed: dict[str, Path] = {}
         shown_names = ""
         with Stopper() as stopper, _bar(len(steps), len(steps) - len(waiting), progress) as bar:
-            while waiting or running:
-                if stopper.signum is not None:
-                    self._stop(running)
-                    raise Interrupted("stopped; the same command goes on from here", stopper.signum)
-                for one in [one for one in running if one.process.poll() is not None]:
-                    running.remove(one)
-                    if not self._finish(one):
-                        failed[one.step.name] = self._log(one.step.name)
-                        bar.write(f"failed: {one.step.name}: {_last_line(failed[one.step.name])}", file=sys.stderr)
-                    bar.update()
-                for step in [step for step in waiting if any(need in failed for need in step.needs)]:
-                    waiting.remove(step)
-                    failed[step.name] = failed[next(need for need in step.needs if need in failed)]
-                    bar.update()
-                self._start_some(waiting, running)
-                names = ", ".join(one.step.name for one in running)
-                if names != shown_names:
-                    shown_names = names
-                    bar.set_postfix_str(names)
-                time.sleep(POLL)
+
+            def fail(step: Step, log: Path) -> None:
+                if log not in failed.values():
+                    bar.write(f"failed: {step.name}: {_last_line(log)}", file=sys.stderr)
+                failed[step.name] = log
+                bar.update()
+
+            try:
+                while waiting or running:
+                    if stopper.signum is not None:
+                        raise Interrupted("stopped; the same command goes on from here", stopper.signum)
+                    for one in [one for one in running if one.process.poll() is not None]:
+                        running.remove(one)
+                        if self._finish(one):
+                            bar.update()
+                        else:
+                            fail(one.step, self._log(one.step.name))
+                    for step in [step for step in waiting if any(need in failed for need in step.needs)]:
+                        waiting.remove(step)
+                        fail(step, failed[next(need for need in step.needs if need in failed)])
+                    for step in self._start_some(waiting, running):
+                        fail(step, self._log(step.name))
+                    names = ", ".join(one.step.name for one in running)
+                    if names != shown_names:
+                        shown_names = names
+                        bar.set_postfix_str(names)
+                    time.sleep(POLL)
+            except BaseException:
+                self._stop(running)
+                raise
         if failed:
             logs = "; ".join(f"{log}: {_last_line(log)}" for log in dict.fromkeys(failed.values()))
             raise SaatError(
@@ -95,34 +106,41 @@ class Runner:
                 "kept: mend the cause, and give the same command again"
             )
 
-    def _start_some(self, waiting: list[Step], running: list[Running]) -> None:
-        if any(one.step.alone for one in running):
-            return
+    def _start_some(self, waiting: list[Step], running: list[Running]) -> list[Step]:
+        """Moves what may run now from one list to the other; returns the steps that could not be started."""
+        failed: list[Step] = []
         ready = [step for step in waiting if all(self.is_done(need) for need in step.needs)]
         # What finishes a subject comes first; what must be alone, when nothing else is left.
         ready.sort(key=lambda step: (step.alone, not step.needs))
+        left_running = self._of_a_killed_study(running)
         for step in ready:
-            if len(running) >= self.jobs or (step.alone and running):
-                return
-            started = self._start(step)
-            if started is not None:
-                waiting.remove(step)
-                running.append(started)
-            if step.alone:
-                return
+            busy = len(running) + len(left_running)
+            if busy >= self.jobs or any(one.step.alone for one in running) or (step.alone and busy):
+                break
+            if step.name in left_running:
+                continue
+            waiting.remove(step)
+            try:
+                running.append(self._start(step))
+            except SaatError as error:  # such as a checkpoint that is gone
+                with self._log(step.name).open("a", encoding="utf-8") as log:
+                    log.write(f"\n{error}\n")
+                failed.append(step)
+        return failed
 
-    def _start(self, step: Step) -> Running | None:
-        """None where a process of an earlier, killed study is still at it."""
+    def _of_a_killed_study(self, running: list[Running]) -> set[str]:
+        """Steps that an earlier, killed study has left running: their processes hold the locks."""
+        own = {one.step.name for one in running}
+        return {path.name for path in (self.out / "locks").iterdir() if path.name not in own and _is_locked(path)}
+
+    def _start(self, step: Step) -> Running:
+        """Errors: SaatError where the step's command cannot be made."""
+        argv = step.argv()
         lock = (self.out / "locks" / step.name).open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for left_over in step.leaves:
             left_over.unlink(missing_ok=True)
         with self._log(step.name).open("a", encoding="utf-8") as log:
-            argv = step.argv()
             log.write(f"\n$ {shown(argv)}\n")
             log.flush()
             process = subprocess.Popen(
@@ -182,7 +200,16 @@ class Runner:
 
 def shown(argv: list[str]) -> str:
     """As one would type it."""
-    return " ".join(["saat", *(f'"{part}"' if " " in part or "," in part else part for part in argv)])
+    return shlex.join(["saat", *argv])
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager

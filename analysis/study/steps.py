@@ -1,6 +1,7 @@
 """The steps of a study: each one a `saat` command, with what it needs and what it leaves."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ from saat.errors import SaatError
 from saat.files import write_text
 from saat.pretrain import experiment
 from saat.upstream.attention import REGISTRY
-from saat.upstream.audio import find_audio
 
 CURVE_PARTS = 32  # a learning curve is saved, and its held-out loss computed, after each such part …
 CURVE_PROBED = (1, 2, 4, 6, 8, 12, 16, 24, 32)  # … and probed after these: early on things change faster
@@ -31,17 +31,10 @@ class Step:
 
 
 def write_utterances(options: Options) -> Path:
-    """The ids of all audio that may be pre-trained on: everything but the probes' dev and test utterances.
-
-    Errors: SaatError where nothing is left.
-    """
+    """The ids of all audio to pre-train on, in a file. Errors: SaatError where there is none."""
     file = options.out / "pretrain" / "utterances.txt"
     if not file.is_file():
-        kept = {path.stem for folder in options.corpora.pretrain for path in find_audio(folder)}
-        kept -= options.corpora.test_utterances()
-        if not kept:
-            raise SaatError(f"every utterance below {', '.join(options.corpora.pretrain)} is one to test on")
-        write_text(file, "".join(f"{name}\n" for name in sorted(kept)))
+        write_text(file, "".join(f"{name}\n" for name in options.corpora.pretrain_utterances()))
     return file
 
 
@@ -93,13 +86,14 @@ def _device(options: Options) -> list[str]:
 
 
 def _pretrain_argv(options: Options, subject: Subject, seed: int | str, override: str = "") -> list[str]:
-    values = f"config.pretrain_expert.datarc.splits={options.out / 'pretrain' / 'utterances.txt'}"
+    utterances = json.dumps(str(options.out / "pretrain" / "utterances.txt"))  # YAML would cut it at ` #`
+    values = f"config.pretrain_expert.datarc.splits={utterances}"
     for more in (subject.override, override):
         values += f",,{more}" if more else ""
     start = ["-i", str(_start(options, subject, seed))] if subject.init_from else []
     return [
         *("pretrain", "-u", subject.upstream, "-p", str(_folder(options, subject.label, seed)), "-a"),
-        *("-c", options.recipe, "--seed", str(seed if isinstance(seed, int) else 0)),
+        *("-c", str(options.kept_recipe), "--seed", str(seed if isinstance(seed, int) else 0)),
         *("--corpus", *options.corpora.pretrain, "-o", values, *start, *_device(options)),
     ]
 
@@ -159,18 +153,27 @@ def _probe(options: Options, subject: Subject, seed: int, after: str) -> Step:
 def _control(options: Options, subject: Subject, shape: Path | None, needs: tuple[str, ...]) -> Step:
     upstream = f"{subject.upstream}_untrained" if subject.kind == "untrained" else subject.upstream
     label = f"{subject.label}-all"  # its seeds are the probes' only
+    before = read_json(options.out / "probes" / f"{label}.json") or []
+    # Asked for fewer seeds than an earlier call, it keeps them all.
+    seeds = max(options.seeds, len({entry["seed"] for entry in before}))
     return _probe_step(
         options,
-        _name("probe", subject.label, f"{options.seeds}-seeds"),
+        _name("probe", subject.label, f"{seeds}-seeds"),
         label,
-        lambda: _probe_argv(options, upstream, newest(shape) if shape else None, label, options.seeds),
+        lambda: _probe_argv(options, upstream, newest(shape) if shape else None, label, seeds),
         needs,
     )
 
 
 def _curve(options: Options, subject: Subject) -> list[Step]:
     every = max(1, options.curves // CURVE_PARTS)
-    runner = {"total_steps": options.curves, "save_step": every, "eval_step": every, "max_keep": 2 * CURVE_PARTS}
+    runner = {
+        "total_steps": options.curves,
+        "n_epochs": -1,
+        "save_step": every,
+        "eval_step": every,
+        "max_keep": 2 * CURVE_PARTS,
+    }
     override = ",,".join(f"config.runner.{key}={value}" for key, value in runner.items())
     name, folder = _name("pretrain", subject.label, "curve"), _folder(options, subject.label, "curve")
     steps = [Step(name, lambda: _pretrain_argv(options, subject, "curve", override))]
@@ -190,15 +193,18 @@ def _bench(options: Options, upstreams: set[str], mode: str) -> Step:
     rounds = options.bench_rounds if mode == "inference" else max(1, options.bench_rounds // 2)
     file = options.out / "bench" / f"{mode}.json"
     # Ratios are formed within one run: more upstreams are timed anew, together with those of before.
-    known = upstreams | {entry["upstream"] for entry in read_json(file) or []}
-    upstreams = [name for name in REGISTRY if name in known]
-    digest = hashlib.sha256(" ".join(upstreams).encode()).hexdigest()[:8]
+    names = [name for name in REGISTRY if name in upstreams or _mark(options, name).is_file()]
+    how = ["--length", str(options.bench_length), "--hidden", str(options.bench_hidden), "--rounds", str(rounds)]
+    digest = hashlib.sha256(" ".join([*names, *how]).encode()).hexdigest()[:8]
 
     def argv() -> list[str]:
         return [
-            *("bench", "--length", str(options.bench_length), "--hidden", str(options.bench_hidden)),
-            *("--rounds", str(rounds), "--upstreams", *upstreams, *(["--train"] if mode == "training" else [])),
+            *("bench", *how, "--upstreams", *names, *(["--train"] if mode == "training" else [])),
             *("--corpus", options.corpora.speaker[0], "--json", str(file), *_device(options)),
         ]
 
     return Step(f"bench-{mode}-{digest}", argv, alone=True, leaves=(file,))
+
+
+def _mark(options: Options, label: str) -> Path:
+    return options.out / "done" / f"{_name('pretrain', label, 0)}.json"

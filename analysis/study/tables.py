@@ -55,12 +55,13 @@ def accuracies(rows: list[dict[str, Any]], split: str = "test") -> Table | None:
         of_paper = [percent(paper[PROBES.index(probe)]) if paper else "-" for probe in probes]
         name = f"{label} ({REGISTRY[subject.upstream].paper_row})" if label in REGISTRY else label
         table.append([name, str(len(own)), *_interleaved(cells, of_paper, split)])
-    where = "test utterances" if split == "test" else "utterances of speakers that are in no training data"
+    where = "test utterances" if split == "test" else "utterances of speakers that the probes were not trained on"
     return Table(
         f"Table 2: accuracy in percent on {where}",
         columns,
         table,
-        "Mean ± deviation over seeds, where there are several; chance: the training split's most frequent class.",
+        "Mean ± deviation over seeds, where there are several: of the pre-training, with one for its probes; where "
+        "nothing is pre-trained, of the probes. Chance: the training split's most frequent class.",
     )
 
 

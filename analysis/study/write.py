@@ -36,12 +36,14 @@ def write(out: Path) -> tuple[Path, Path]:
     return write_report("Which attention an audio transformer needs", sections, out)
 
 
-def _commands(out: Path, *patterns: str) -> list[str]:
+def _commands(out: Path, *patterns: str, curves: bool = False) -> list[str]:
     """The commands of the finished steps whose names are like that, with the seconds they took; paths shortened."""
     found = []
     for mark in sorted({path for pattern in patterns for path in (out / "done").glob(f"{pattern}.json")}):
+        if ("-curve" in mark.stem) != curves:
+            continue
         step = read_json(mark)
-        command = re.sub(r"(?<![\w/])/[^\s\",]+", lambda path: _short(Path(path[0]), out), step["command"])
+        command = re.sub(r"(?<![\w/])/[^\s\"',]+", lambda path: _short(Path(path[0]), out), step["command"])
         # A pre-training that was stopped and went on: all of it, not its last part.
         whole = pretrain_seconds(out / "pretrain" / mark.stem.removeprefix("pretrain-"))
         found.append(f"{command}  # " + (f"{step['seconds']:.0f} s" if whole is None else f"{whole:.0f} processor s"))
@@ -61,11 +63,11 @@ def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Se
     text = []
     if starts:
         corpus = starts[0]["corpus"]
-        steps = sorted({list(experiment.checkpoints(folder))[-1] for folder in _pretrainings(out)})
+        steps = sorted({line["step"] for folder in _pretrainings(out) for line in metrics(folder)[-1:]})
         text.append(
             f"Pre-trained by masked acoustic modelling on {corpus['utterances']} utterances, {corpus['hours']:.2f} h "
             f"(the paper: {PAPER_HOURS:.0f} h), {' or '.join(map(str, steps))} steps (the paper: {PAPER_STEPS}). No "
-            "utterance that a probe is tested on is among them. The recipe is config_runner.yaml in each run's folder."
+            "utterance that a probe is tested on is among them. The recipe is recipe.yaml in the study's folder."
         )
     text.append(
         f"Speaker probes on {_names(corpora['speaker'])}, phoneme probes on {_names(corpora['phoneme'])}"
@@ -73,7 +75,10 @@ def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Se
         + " Frozen features of the last layer; the learning rate of a probe is chosen on the dev split, and so is the "
         "step whose weights are tested."
     )
-    text.append(f"{len({(r['upstream'], r['seed']) for r in rows})} models. Made on: {'; '.join(machines)}.")
+    text.append(
+        f"{len({(r['upstream'], r['seed']) for r in rows})} models. Made on: {'; '.join(machines)}. The commands are "
+        "those of the steps, their paths shortened."
+    )
     return Section("Setting", "\n\n".join(text))
 
 
@@ -89,7 +94,7 @@ def _pretrainings(out: Path) -> list[Path]:
 
 def _accuracies(out: Path, rows: list[dict[str, Any]]) -> Section:
     found = [tables.accuracies(rows, split) for split in ("test", "test-other")]
-    commands = [c for c in _commands(out, "pretrain-*", "start-*", "probe-*") if "-curve" not in c]
+    commands = _commands(out, "pretrain-*", "start-*", "probe-*")
     return Section("Accuracy", tables=[table for table in found if table], commands=commands)
 
 
@@ -110,7 +115,7 @@ def _curves(out: Path) -> Section | None:
     text = "Longer pre-trainings of their own, each with the recipe's schedule stretched to its length."
     caption = "Loss and accuracies on the test split against steps, and against processor time."
     filled = [table for table in (curve_tables.reached(found), curve_tables.crossings(found)) if table.rows]
-    return Section("Learning curves", text, filled, [(figure, caption)], _commands(out, "*-curve*"))
+    return Section("Learning curves", text, filled, [(figure, caption)], _commands(out, "*", curves=True))
 
 
 def _losses(out: Path) -> Section | None:
@@ -126,8 +131,9 @@ def _losses(out: Path) -> Section | None:
             runs.append([folder.name, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", last, f"{spent:.0f}"])
     if not runs:
         return None
+    note = "Of a start from another model's maps: without the pre-training of that model."
     columns = ["pre-training", "loss at first", "at last", "held out, at last", "processor seconds"]
-    return Section("Pre-training", "", [tables.Table("Loss (L1 on masked tokens)", columns, runs)])
+    return Section("Pre-training", "", [tables.Table("Loss (L1 on masked tokens)", columns, runs, note)])
 
 
 def _attention(out: Path, study: dict[str, Any]) -> Section:
@@ -135,19 +141,21 @@ def _attention(out: Path, study: dict[str, Any]) -> Section:
     figures, corpus = out / "figures", study["corpora"]["pretrain"]
     qk = _checkpoint(out, "saat_qk")
     plans = [("figure1.png", None, keys_figure, "Figure 1: the keys that each algorithm lets a query see.")]
-    found = []
+    found, made, left_out = [], [], []
     for label, name in (("saat_ours", "figure2.png"), ("saat_ours_from_qk", "figure2-from-qk.png")):
         ckpt = _checkpoint(out, label)
         if ckpt:
             caption = f"Figure 2: the weights of {label} at initialisation and after pre-training."
             plans.append((name, ckpt, partial(patterns_figure, ckpt), caption))
-            found.append(_kept_patterns(label, compare(*initial_and_trained(ckpt))))
+            try:
+                found.append(_kept_patterns(label, compare(*initial_and_trained(ckpt))))
+            except SaatError as error:  # the file that it started from is gone
+                left_out.append(f"{label} before and after pre-training: left out: {error}")
     if qk:
         caption = "Figure 4: attention maps of saat_qk by category."
         plans.append(("figure4.png", qk, lambda path: categories_figure(qk, corpus, path), caption))
         caption = "Figure 6: heads of saat_qk, a point a head, layer and utterance; PCA, then t-SNE."
         plans.append(("figure6.png", qk, lambda path: embedding_figure(qk, corpus, path), caption))
-    made, left_out = [], []
     for name, source, draw, caption in plans:
         try:
             made.append((_made(figures / name, source, draw), caption))
@@ -163,7 +171,9 @@ def _made(path: Path, source: Path | None, draw: Callable[[Path], object]) -> Pa
 
 
 def _checkpoint(out: Path, label: str) -> Path | None:
-    """The newest of the first seed."""
+    """The last of the first seed's finished pre-training, where it is still there."""
+    if out / "pretrain" / f"{label}-0" not in _pretrainings(out):
+        return None
     return (list(experiment.checkpoints(out / "pretrain" / f"{label}-0").values()) or [None])[-1]
 
 

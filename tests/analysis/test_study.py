@@ -1,5 +1,6 @@
 """The study: what it plans, how it runs its steps, what it makes of what they leave."""
 
+import fcntl
 import json
 import os
 import re
@@ -16,15 +17,17 @@ import pytest
 from saat.analysis.measure import operations
 from saat.analysis.study import report, tables
 from saat.analysis.study.options import Corpora, Options, open_folder
-from saat.analysis.study.results import collect, mean_and_deviation
+from saat.analysis.study.results import collect, curves, mean_and_deviation
 from saat.analysis.study.run import Runner, only_one
-from saat.analysis.study.steps import Step, plan, write_utterances
+from saat.analysis.study.steps import Step, newest, plan, write_utterances
 from saat.analysis.study.subjects import SUBJECTS, chosen
+from saat.analysis.study.write import write
 from saat.analysis.subjects import VARIANTS, Workload, run_of
 from saat.cli import parser
 from saat.downstream.config import DataConfig
 from saat.downstream.corpus import read_corpus
 from saat.errors import SaatError
+from saat.pretrain.recipe import parse_overrides
 
 
 @pytest.fixture
@@ -67,20 +70,49 @@ def test_more_is_asked_for_later(options):
 
     first = names(upstreams=["saat_qk", "saat_q"])
     assert timed(first) == ["saat_qk", "saat_q"]
-    (options.out / "bench").mkdir(parents=True)
-    done = [{"upstream": name} for name in timed(first)]
-    (options.out / "bench" / "inference.json").write_text(json.dumps(done))
-    other = names(upstreams=["saat_qk", "saat_ours"])
-    assert timed(other) == ["saat_qk", "saat_q", "saat_ours"]
     assert "probe-saat_mel-3-seeds" in names(seeds=3) and "probe-saat_mel-3-seeds" not in names(seeds=2)
 
-    (options.out / "bench" / "inference.json").unlink()
-    (options.out / "bench").rmdir()
     open_folder(options)
+    (options.out / "done").mkdir()
+    (options.out / "done" / "pretrain-saat_q-0.json").touch()
+    assert timed(names(upstreams=["saat_qk", "saat_ours"])) == ["saat_qk", "saat_q", "saat_ours"]
+    assert set(names(bench_length=100)).isdisjoint(name for name in names() if name.startswith("bench-"))
     open_folder(replace(options, curves=40))
     open_folder(options)
     with pytest.raises(SaatError, match="--curves 80: those in .* are of 40 steps"):
         open_folder(replace(options, curves=80))
+
+
+def test_fewer_seeds_keep_what_the_controls_have(options):
+    probed(options.out, "saat_mel-all", [entry("speaker_frame", 0.1, seed) for seed in range(3)])
+    step = {step.name: step for step in plan(replace(options, seeds=1))}["probe-saat_mel-3-seeds"]
+    (options.out / "pretrain" / "saat_qk-0").mkdir(parents=True)
+    (options.out / "pretrain" / "saat_qk-0" / "states-2.ckpt").touch()
+    argv = step.argv()
+    assert argv[argv.index("--seeds") + 1] == "3"
+
+
+@pytest.mark.parametrize("name", ["out", "study #2", "run: big"])
+def test_any_folder_will_do(options, tmp_path, name):
+    """The path reaches the recipe as it is, though YAML has a meaning for such signs."""
+    step = next(step for step in plan(replace(options, out=tmp_path / name)) if step.name == "pretrain-saat_qk-0")
+    argv = step.argv()
+    config, _ = parse_overrides(argv[argv.index("-o") + 1])
+    assert config["pretrain_expert"]["datarc"]["splits"] == str(tmp_path / name / "pretrain" / "utterances.txt")
+
+
+def test_the_recipe_of_a_study_is_its_own(options, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("runner: {total_steps: 9}\n")
+    options = replace(options, recipe=str(recipe))
+    open_folder(options)
+    recipe.write_text("# what it is for\nrunner: {total_steps: 9}\n")
+    open_folder(options)
+    argv = plan(options)[0].argv()
+    assert Path(argv[argv.index("-c") + 1]).read_text() == "runner: {total_steps: 9}\n"
+    recipe.write_text("runner: {total_steps: 10}\n")
+    with pytest.raises(SaatError, match="holds a study with other recipe"):
+        open_folder(options)
 
 
 def test_unknown_upstreams_and_starts_without_a_source():
@@ -148,6 +180,34 @@ def test_steps_run_once_and_a_failure_costs_only_what_needs_it(tmp_path):
     before = (tmp_path / "logs" / "good.log").read_text()
     runner.run([steps[0], steps[3]], progress=False)
     assert (tmp_path / "logs" / "good.log").read_text() == before
+
+
+def test_a_step_whose_checkpoint_is_gone_costs_only_itself(tmp_path):
+    steps = [
+        Step("gone", lambda: [str(newest(tmp_path / "pretrain" / "saat_qk-0"))]),
+        Step("good", lambda: ["--version"]),
+    ]
+    runner = Runner(tmp_path, jobs=2)
+    with pytest.raises(SaatError, match=r"1 of 2 steps failed.*gone\.log: no checkpoint in .*saat_qk-0"):
+        runner.run(steps, progress=False)
+    assert runner.is_done("good")
+
+
+def test_nothing_is_timed_beside_what_a_killed_study_left_running(tmp_path):
+    runner = Runner(tmp_path, jobs=2)
+    waiting = [Step(name, lambda: ["--version"], alone=name == "bench") for name in ("bench", "one", "two")]
+
+    def started():
+        running = []
+        assert runner._start_some(waiting, running) == []
+        for one in running:
+            assert one.process.wait() == 0
+        return [one.step.name for one in running]
+
+    with (tmp_path / "locks" / "left").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [started(), started(), started()] == [["one"], ["two"], []]
+    assert started() == ["bench"]
 
 
 STUDY = """
@@ -255,6 +315,51 @@ def test_results_and_table(tmp_path):
     assert len(table.columns) == len(qk)
     assert tables.accuracies(rows, "test-other").rows[1] == ["saat_qk (Baseline (QK))", "1", "60.0"]
     assert mean_and_deviation([0.3]) == (0.3, None)
+
+
+def test_curves_between_two_logs(tmp_path):
+    """Processor time is known where it was logged; losses and checkpoints in between get their share of it."""
+    folder = tmp_path / "pretrain" / "saat_qk-curve"
+    folder.mkdir(parents=True)
+    lines = [
+        {"step": 5, "held_out_loss": 0.9},
+        {"step": 10, "loss": 0.8, "processor_seconds": 20.0},
+        {"step": 15, "held_out_loss": 0.7},
+        {"step": 20, "loss": 0.6, "processor_seconds": 40.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '{"step": 30, "lo')
+    probed(tmp_path, "saat_qk-curve-15", [entry("speaker_frame", 0.2)])
+    assert curves(tmp_path)["saat_qk"] == {
+        "loss": [(10, 20.0, 0.8), (20, 60.0, 0.6)],
+        "held_out": [(5, 10.0, 0.9), (15, 40.0, 0.7)],
+        "speaker_frame test": [(15, 40.0, 0.2)],
+    }
+
+
+def test_a_report_of_what_is_left(options, tmp_path):
+    """Checkpoints removed to save room, a curve that has not logged anything yet: a report all the same."""
+    open_folder(options)
+    folder = options.out / "pretrain" / "saat_ours-0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 7, "loss": 0.5, "processor_seconds": 2.0}\n')
+    (folder / "starts.jsonl").write_text('{"corpus": {"utterances": 3, "hours": 0.1}}\n')
+    (options.out / "pretrain" / "saat_qk-curve").mkdir()
+    with pytest.raises(SaatError, match="nothing has been probed yet"):
+        write(options.out)
+    probed(options.out, "saat_ours-0", [entry("speaker_frame", 0.5)])
+    (options.out / "done").mkdir()
+    mark = {"command": "saat pretrain -c '/a/b/c d.yaml'", "seconds": 1, "machine": "m", "versions": {"torch": "2"}}
+    mark["versions"]["saat"] = "0"
+    (options.out / "done" / "pretrain-saat_ours-0.json").write_text(json.dumps(mark))
+    markdown, _ = write(options.out)
+    text = markdown.read_text()
+    assert "3 utterances, 0.10 h" in text and ", 7 steps" in text and "50.0" in text and "Learning curves" not in text
+
+
+def test_bars_in_a_cell():
+    text = report.table_markdown(tables.Table("T", ["KL(a || b)", "x"], [["1", "2"]]))
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines()} == {3}
 
 
 def test_report_escapes_and_needs_no_other_file(tmp_path):

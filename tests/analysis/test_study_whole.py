@@ -77,6 +77,9 @@ def test_what_cannot_work_is_said_before_anything_is_trained(study, tmp_path, ma
 
     assert "did you mean 'saat_qk'" in said(instead("-u", "saat_kk"))
     assert "no such folder" in said(instead("--corpus", tmp_path / "nowhere"))
+    assert "--test-other: no such folder" in said([*study, "--test-other", str(tmp_path / "nowhere")])
+    assert "are in the train or dev split: 101" in said([*study, "--test-other", str(tmp_path / "audio" / "101")])
+    assert "--curves is a number of steps" in said(instead("--curves", -5))
     assert "--phones: nothing at" in said(instead("--phones", tmp_path / "nowhere"))
     assert "did you mean 'mini'" in said(instead("--recipe", "mimi"))
     shutil.rmtree(tmp_path / "audio" / "102")
