@@ -24,6 +24,7 @@ from saat.upstream.audio import AudioError, read_audio
 from saat.upstream.config import ModelConfig
 from saat.upstream.features import num_tokens
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 SIMILAR = 0.1  # lengths that differ by less than this share may be in one batch in any order
 
 
@@ -194,8 +195,8 @@ def _leave_stopping_to_the_parent(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS: who sent a signal cannot be known, so SIGTERM acts
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     parent = multiprocessing.parent_process().pid
 
     def wait() -> None:
@@ -206,9 +207,20 @@ def _leave_stopping_to_the_parent(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+class Loader(DataLoader):
+    """Its workers begin with the signals blocked that they leave to the parent, so that none ends one on its way up."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            return super().__iter__()  # starts the workers, which inherit the mask
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def loader(crops: Crops, first: int, count: int, num_workers: int, pin_memory: bool) -> DataLoader:
     """Batches `first` up to first + count, decoded by `num_workers` processes ahead of time (0: when asked for)."""
-    return DataLoader(
+    return Loader(
         crops,
         batch_size=None,  # an item is a batch already
         sampler=Continuing(first, count),

@@ -20,7 +20,6 @@ asked = []
 signal.signal(signal.SIGTERM, lambda *received: asked.append(received))  # as loop.Stopper does
 config = model_config("saat_ours", ({model}, "test"))
 batches = iter(loader(Crops(load_corpus([{corpus!r}], 480), config, 2, 2, 0), 0, 10000, 2, False))
-next(batches)
 print(*(worker.pid for worker in batches._workers), flush=True)
 while not asked:
     next(batches)
