@@ -43,7 +43,7 @@ def crossings(curves: dict[str, dict[str, Curve]]) -> Table:
                     continue
                 leads, since, until = found
                 begin = "always" if since is None else f"from {since / scale:.0f} {unit} on"
-                cells.append(f"{one if leads else other}, {begin} (to {until / scale:.0f})")
+                cells.append(f"{one if leads else other}, {begin} (to {until / scale:.0f} {unit})")
             rows.append([one, other, _title(panel), *cells])
     columns = ["upstream", "and", "measure", "ahead, at equal steps", "ahead, at equal processor time"]
     note = (

@@ -48,6 +48,6 @@ def test_tables():
     assert table.rows[1] == ["saat_ours", "200", "2.0", "0.400", "60.0"]
     assert table.rows[-1] == ["saat_qk", "200", "4.0", "0.500", "20.0"]  # 300 was not probed
     loss, speaker = crossings(curves).rows
-    assert loss == ["saat_ours", "saat_qk", "held-out loss", "saat_qk, from 250 steps on (to 300)", loss[4]]
-    assert loss[4] == "saat_ours, always (to 3)"
-    assert speaker[3:] == ["saat_ours, always (to 200)", "saat_ours, always (to 3)"]
+    assert loss == ["saat_ours", "saat_qk", "held-out loss", "saat_qk, from 250 steps on (to 300 steps)", loss[4]]
+    assert loss[4] == "saat_ours, always (to 3 min)"
+    assert speaker[3:] == ["saat_ours, always (to 200 steps)", "saat_ours, always (to 3 min)"]
