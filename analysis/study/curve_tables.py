@@ -47,7 +47,7 @@ def crossings(curves: dict[str, dict[str, Curve]]) -> Table:
             rows.append([one, other, _title(panel), *cells])
     columns = ["upstream", "and", "measure", "ahead, at equal steps", "ahead, at equal processor time"]
     note = (
-        "One run each, drawn straight between the points; `from … on`: until the end, in brackets, of what both have."
+        "One run each, drawn straight between the points; “from … on”: until the end, in brackets, of what both have."
     )
     return Table("Which of two is ahead", columns, rows, note)
 
