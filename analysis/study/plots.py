@@ -1,5 +1,6 @@
 """Figure 5, and the learning curves."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +52,31 @@ def accuracy_against_time(rows: list[dict[str, Any]], path: Path) -> Path | None
 
 
 def _labels(axis: Axes, places: dict[str, tuple[float, float]]) -> None:
-    """A name beside each point, moved up or down until no two lie on one another."""
+    """A name to the right of each point, moved up or down off other names and points."""
     axis.margins(x=0.18, y=0.1)
     axis.autoscale_view()
     low, high = axis.get_ylim()
     left, right = axis.get_xlim()
     line, reach = (high - low) / 26, (right - left) * 0.3
-    taken: list[tuple[float, float]] = []
+    written: list[tuple[float, float]] = []
     for name, (x, y) in sorted(places.items(), key=lambda item: item[1][1]):
-        at = y
-        while any(abs(at - other) < line and abs(x - beside) < reach for beside, other in taken):
-            at += line / 4
-        taken.append((x, at))
+        points = [py for other, (px, py) in places.items() if other != name and 0 < px - x < reach / 2]
+        beside = [ny for nx, ny in written if abs(nx - x) < reach]
+        moves = (side * step * line / 4 for step in count() for side in (1, -1))
+        at = next(
+            y + move
+            for move in moves
+            if all(abs(y + move - py) >= 0.7 * line for py in points)
+            and all(abs(y + move - ny) >= line for ny in beside)
+        )
+        written.append((x, at))
         axis.annotate(
             name.removeprefix("saat_"),
             (x, y),
             xytext=(x + (right - left) * 0.02, at),
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "gray", "linewidth": 0.4},
+            arrowprops={"arrowstyle": "-", "color": "gray", "linewidth": 0.4, "relpos": (0, 0.5)},
         )
 
 
