@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
 th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+.words { text-align: left; }
 th { cursor: pointer; background: #f4f4f4; } th:hover { background: #e6e6e6; }
 th[data-order]::after { content: " \\25B2"; font-size: 0.7em; } th[data-order="-1"]::after { content: " \\25BC"; }
 img { max-width: 100%; } p.note { color: #555; font-size: 13px; max-width: 60rem; }
@@ -107,11 +108,17 @@ def as_html(title: str, sections: list[Section]) -> str:
 
 
 def _table_html(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in table.rows)
+    words = [not any(re.match(r"-?\d", cell) for cell in column) for column in zip(*table.rows, strict=True)]
+
+    def line(tag: str, row: list[str]) -> str:
+        kinds = (f'{tag} class="words"' if left else tag for left in words or [True] * len(row))
+        cells = (f"<{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
+
+    head, rows = line("th", table.columns), "".join(line("td", row) for row in table.rows)
     note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
     caption = f"<p><b>{html.escape(table.title)}</b></p>"
-    return f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+    return f'{caption}<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>{note}'
 
 
 def write_results(rows: list[dict], folder: Path) -> Path:

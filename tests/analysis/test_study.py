@@ -260,6 +260,7 @@ def test_report_escapes_and_needs_no_other_file(tmp_path):
     text = page.read_text()
     assert "&lt;b&gt;" in text and "<b>1.5" not in text and 'src="data:image/png;base64,iVBORw==' in text
     assert "http" not in text
+    assert '<td class="words">y</td><td>-</td>' in text and '<th class="words">name</th><th>x</th>' in text
 
 
 def test_the_commands_of_the_docs_are_understood():
