@@ -13,7 +13,7 @@ from saat.pretrain.recipe import DEFAULT, Recipe, load_recipe, merged, parse_ove
 from saat.sharing import published
 from saat.upstream import checkpoint
 from saat.upstream.attention import variant
-from saat.upstream.config import ModelConfig, model_config, read_yaml
+from saat.upstream.config import ModelConfig, differences, model_config, read_yaml
 
 SEED = 1337
 # What may change in the model without its weights becoming those of another.
@@ -196,15 +196,3 @@ def _refuse_other_model(path: Path, before: dict, now: dict, flags: str) -> None
             f"{flags}: another model than that of {path}: {'; '.join(other)}. Repeat what the first command said, or "
             "leave it out, or start a new experiment with another -n"
         )
-
-
-def differences(before: dict, now: dict, above: str = "") -> list[str]:
-    """A line for each key of nested dicts whose values differ: `runner.log_step: 10 in the checkpoint, 20 here`."""
-    found = []
-    for key in before.keys() | now.keys():
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{above}{key}.")
-        elif a != b:
-            found.append(f"{above}{key}: {a} in the checkpoint, {b} here")
-    return sorted(found)

@@ -166,6 +166,18 @@ def model_config(upstream: str, *layers: tuple[dict | None, str]) -> ModelConfig
     return config
 
 
+def differences(before: dict, now: dict, above: str = "") -> list[str]:
+    """A line for each key of nested dicts whose values differ: `runner.log_step: 10 in the checkpoint, 20 here`."""
+    found = []
+    for key in before.keys() | now.keys():
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{above}{key}.")
+        elif a != b:
+            found.append(f"{above}{key}: {a} in the checkpoint, {b} here")
+    return sorted(found)
+
+
 def check(config: ModelConfig) -> None:
     """Values that make no model: SaatError says which and why."""
     audio, transformer, task = config.audio, config.transformer, config.task

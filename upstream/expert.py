@@ -1,7 +1,5 @@
 """What S3PRL calls an upstream: waveforms in, hidden states out."""
 
-from pathlib import Path
-
 import torch
 from s3prl.upstream.interfaces import UpstreamBase
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from saat.errors import SaatError
 from saat.upstream import checkpoint
 from saat.upstream.attention import variant
-from saat.upstream.config import ModelConfig, model_config, read_yaml
+from saat.upstream.config import ModelConfig, differences, model_config, read_yaml
 from saat.upstream.encoder import AudioAlbert
 from saat.upstream.features import Features
 from saat.upstream.quantize import quantised
@@ -23,7 +21,7 @@ class UpstreamExpert(UpstreamBase):
         ckpt: a `states-N.ckpt`, a `model.safetensors` or the folder of a published checkpoint; the model's config
             comes from it. Without it, the store's checkpoint of that name is taken (saat/sharing/store.py).
         model_config: a YAML file; the model's config of an untrained model where no checkpoint is given; its key
-            `quantize` in any case.
+            `quantize` in any case. With a checkpoint it may repeat that one's config, not change it.
         tag: which of the store's; by default its default.
         quantize: `int8`: linear layers in 8 bits, on a CPU only (upstream/quantize.py); it cannot be fine-tuned.
         untrained: random weights (from `seed`) of the shape that ckpt or model_config says: the control.
@@ -82,7 +80,14 @@ class UpstreamExpert(UpstreamBase):
             saved = {key: value for key, value in saved.items() if key not in ("upstream", "attention")}
         elif name != upstream:
             raise SaatError(f"{ckpt} is a checkpoint of {name}, not of {upstream}: use -u {name}")
-        return model_config(upstream, (saved, f"the config in {Path(ckpt)}"))
+        config = model_config(upstream, (saved, f"the config in {ckpt}"))
+        asked = model_config(upstream, (saved, ckpt), options)
+        if asked != config:
+            raise SaatError(
+                f"{options[1]}: another model than that of {ckpt}, whose own config is taken: "
+                f"{'; '.join(differences(config.to_dict(), asked.to_dict()))}. Only `quantize` can be chosen here"
+            )
+        return config
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples from token to token (S3PRL interface)."""

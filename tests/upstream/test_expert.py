@@ -1,5 +1,7 @@
 """S3PRL's expectations of an upstream, for every entry; checkpoints good and bad."""
 
+from functools import partial
+
 import pytest
 import torch
 import yaml
@@ -164,6 +166,20 @@ def test_weights_that_do_not_fit_their_config(ckpt):
     checkpoint.save(path, states)
     with pytest.raises(SaatError, match="do not fit the model"):
         hub.saat_ours_local(ckpt=path)
+
+
+@pytest.mark.parametrize("entry", ["saat_ours_local", "saat_ours_untrained"])
+def test_a_model_config_does_not_change_a_checkpoints(ckpt, tmp_path, small, entry):
+    path, options = ckpt("saat_ours", audio={"n_mels": 20}), tmp_path / "options.yaml"
+    build = partial(getattr(hub, entry), ckpt=path, model_config=str(options))
+    options.write_text(yaml.safe_dump(small | {"audio": {"n_mels": 20}, "quantize": "int8"}))
+    assert build().quantize == "int8"
+    options.write_text("audio: {n_mels: 10}")
+    with pytest.raises(SaatError, match="options.yaml: another model.*n_mels: 20 in the checkpoint, 10 here"):
+        build()
+    options.write_text("quantise: int8")
+    with pytest.raises(SaatError, match="quantise"):
+        build()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(ckpt, monkeypatch, tmp_path):
