@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def _call(o: argparse.Namespace) -> None:
     out = Path(o.json).expanduser() if o.json else None
     if out is not None and out.exists():
         raise SaatError(f"--json: {out} is there already: remove it, or name another")
+    if out is not None:
+        _writable(out.parent)
     settings = Settings(
         speaker=o.speaker or o.corpus,
         phoneme=o.phoneme or o.corpus,
@@ -68,9 +71,18 @@ def _call(o: argparse.Namespace) -> None:
         upstream_config=o.upstream_config,
     )
     rows = run_probes(o.upstream, o.ckpt, settings)
+    print(as_markdown(rows))  # first: it is there even where the file cannot be written
     if out is not None:
         write_text(out, json.dumps(rows, indent=1) + "\n")
-    print(as_markdown(rows))
+
+
+def _writable(folder: Path) -> None:
+    """Errors: SaatError, before hours of training rather than after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SaatError(f"--json: cannot write into {folder}: {error}") from error
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:

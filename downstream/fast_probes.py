@@ -14,7 +14,7 @@ from saat.cache import cache_folder
 from saat.downstream.config import DataConfig, ModelrcConfig
 from saat.downstream.data import LabelledCorpus, other_speakers
 from saat.downstream.extraction import Extractor
-from saat.downstream.feature_store import DTYPES, StoredFeatures, stored_features
+from saat.downstream.feature_store import DTYPES, StoredFeatures, check_room, stored_features
 from saat.downstream.frozen import FrozenUpstream, extractor_of, load_upstream
 from saat.downstream.probe import PROBES, Probe, find_probe
 from saat.downstream.training import SplitFeatures, evaluate, first_head, train_heads
@@ -152,6 +152,7 @@ def _corpora(
     for kind in kinds:
         for split in ("train", "dev", "test"):
             labelled[kind].split(split)
+    check_room(root, frozen.identity, extractor, [each.utterances for each in labelled.values()], settings.dtype)
     return {
         kind: Corpus(
             corpus, stored_features(root, frozen.identity, extractor, corpus.utterances, settings.dtype, progress)

@@ -79,7 +79,7 @@ def stored_features(
 
     Errors: SaatError where the disk has too little room, before anything is computed, or the folder cannot be used.
     """
-    place = root / f"{model['upstream']}-{_key(model, extractor, utterances, dtype)}"
+    place = _place(root, model, extractor, utterances, dtype)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name(f".{place.name}.lock")):
@@ -91,7 +91,7 @@ def stored_features(
                 for left_over in (part, place):  # of a process that was killed; a folder that lacks something
                     if left_over.exists():
                         shutil.rmtree(left_over)
-                _check_room(root, extractor, utterances, dtype)
+                check_room(root, model, extractor, [utterances], dtype)
                 try:
                     part.mkdir()
                     index = _write(part, extractor, utterances, dtype, progress)
@@ -99,13 +99,18 @@ def stored_features(
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise SaatError(f"--features: cannot keep features in {root}: {error}; name another folder") from error
+        raise _unusable(root, error) from error
     return StoredFeatures(place, index)
 
 
-def _key(model: dict[str, Any], extractor: Extractor, utterances: list[Utterance], dtype: str) -> str:
-    # The size of a file changes with nearly every change of its audio, and is the same in a copy.
-    corpus = sorted((u.id, u.samples, u.path.stat().st_size) for u in utterances)
+def _unusable(root: Path, error: OSError) -> SaatError:
+    return SaatError(f"--features: cannot keep features in {root}: {error}; name another folder")
+
+
+def _place(root: Path, model: dict[str, Any], extractor: Extractor, utterances: list[Utterance], dtype: str) -> Path:
+    # The size alone is the same for whatever a WAV file of one length holds.
+    files = [(utterance, utterance.path.stat()) for utterance in utterances]
+    corpus = sorted((u.id, u.samples, file.st_size, file.st_mtime_ns) for u, file in files)
     about = {
         "format": FORMAT,
         "version": __version__,
@@ -115,7 +120,8 @@ def _key(model: dict[str, Any], extractor: Extractor, utterances: list[Utterance
         "dtype": dtype,
         "corpus": corpus,
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+    return root / f"{model['upstream']}-{key}"
 
 
 def _read_index(place: Path) -> dict[str, Any] | None:
@@ -133,11 +139,23 @@ def _layers(extractor: Extractor) -> int:
     return 1 if extractor.layers is None else len(extractor.layers)
 
 
-def _check_room(root: Path, extractor: Extractor, utterances: Iterable[Utterance], dtype: str) -> None:
-    tokens = sum(num_tokens(utterance.samples, extractor.stride) for utterance in utterances)
+def check_room(
+    root: Path, model: dict[str, Any], extractor: Extractor, corpora: Iterable[list[Utterance]], dtype: str
+) -> None:
+    """Whether the features of these corpora that are not in `root` yet, together, fit on its disk.
+
+    Errors: SaatError where they do not.
+    """
+    places = {_place(root, model, extractor, utterances, dtype): utterances for utterances in corpora}
+    missing = [utterances for place, utterances in places.items() if _read_index(place) is None]
+    tokens = sum(num_tokens(u.samples, extractor.stride) for utterances in missing for u in utterances)
     needed = tokens * extractor.dim * _layers(extractor) * np.dtype(DTYPES[dtype]).itemsize
-    free = shutil.disk_usage(root).free
-    if needed >= free:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(root).free
+    except OSError as error:
+        raise _unusable(root, error) from error
+    if missing and needed >= free:
         halve = ", --dtype float16 needs half" if dtype == "float32" else ""
         raise SaatError(
             f"--features: the features of {tokens} tokens need {needed / 1e9:.2f} GB, and {root} has {free / 1e9:.2f} "

@@ -1,5 +1,6 @@
 """Writing files so that nobody ever reads half of one."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -25,5 +26,6 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise SaatError(f"cannot write {path}: {error}") from error

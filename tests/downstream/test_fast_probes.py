@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,6 +236,30 @@ def test_the_command(settings, make_checkpoint, other, tmp_path, capsys):
     assert main(weighted[:at] + weighted[at + 2 :]) == 0
     text = capsys.readouterr().out
     assert "weighted-sum" in text and re.search(r"speaker_frame, seed 0: weights of .* from 0: 0\.\d\d 0\.\d\d 0", text)
+
+
+def test_where_json_cannot_be_written_nothing_is_trained(settings, make_checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fast_probes, "run_probes", None)
+    (tmp_path / "file").write_text("")
+    command = ["probe", "-u", "saat_ours", "-k", make_checkpoint(), "--corpus", *settings.speaker]
+    assert main([*command, "--json", str(tmp_path / "file" / "below" / "probes.json")]) == 2
+    assert "--json: cannot write into" in capsys.readouterr().err
+
+
+def test_room_for_all_corpora_is_looked_for_before_the_first_is_extracted(
+    settings, make_checkpoint, other, monkeypatch
+):
+    usage, ckpt = shutil.disk_usage("/"), make_checkpoint()
+    one = replace(settings, probes=("speaker_frame",))
+    run_probes("saat_ours", ckpt, one, progress=False)
+    needed = sum(path.stat().st_size for path in Path(settings.features).rglob("*.bin"))
+    shutil.rmtree(settings.features)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed + 1))
+    with pytest.raises(SaatError, match="--features: the features of"):
+        run_probes("saat_ours", ckpt, replace(settings, test_other=[other]), progress=False)
+    assert not list(Path(settings.features).rglob("*.bin"))
+    run_probes("saat_ours", ckpt, one, progress=False)
+    run_probes("saat_ours", ckpt, replace(settings, probes=("speaker_frame", "phoneme_1hidden")), progress=False)
 
 
 def test_options_of_the_upstream_are_its_own_features(settings, make_checkpoint, tmp_path):

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,12 @@ def test_extracted_once_and_anew_when_something_changed(tmp_path, upstream, utte
     wav, _ = soundfile.read(utterances[0].path)
     soundfile.write(utterances[0].path, 0.5 * wav[::-1], 16000)  # as long as before
     assert count() == 8 and count() == 0
+    as_wav = [replace(utterance, path=utterance.path.with_suffix(".wav")) for utterance in utterances]
+    for utterance in as_wav:
+        soundfile.write(utterance.path, soundfile.read(utterance.path.with_suffix(".flac"))[0], 16000)
+    assert count(utterances=as_wav) == 8 and count(utterances=as_wav) == 0
+    soundfile.write(as_wav[0].path, 0.5 * wav, 16000)  # and the file as large as before
+    assert count(utterances=as_wav) == 8
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".part") == []
 
 
