@@ -65,7 +65,13 @@ class Options:
     bench_rounds: int = 5
     probe_steps: int | None = None  # default: `saat probe`'s
     probe_batch: int | None = None  # utterances; default: `saat probe`'s
+    features: Path | None = None  # where the probes' lie until they are trained; default: in `out`
+    dtype: str | None = None  # of those; default: `saat probe`'s
     device: str | None = None
+
+    @property
+    def features_folder(self) -> Path:
+        return self.features or self.out / "features"
 
     @property
     def kept_recipe(self) -> Path:
@@ -80,6 +86,7 @@ class Options:
             "recipe": hashlib.sha256(values.encode()).hexdigest(),
             "probe_steps": self.probe_steps,
             "probe_batch": self.probe_batch,
+            "dtype": self.dtype,
         }
 
 
@@ -117,7 +124,10 @@ def open_folder(options: Options) -> None:
     marker = options.out / "study.json"
     asked = options.identity()
     if marker.is_file():
-        before = json.loads(marker.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SaatError(f"{marker} cannot be read: {error}; give another --out") from error
         different = sorted(key for key in asked if before.get(key) != asked[key])
         if different:
             raise SaatError(

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import saat
-from saat.analysis.study.steps import Step
+from saat.analysis.study.steps import Step, unfinished
 from saat.errors import SaatError
 from saat.files import write_text
 from saat.pretrain.stop import Interrupted, Stopper
@@ -138,8 +139,8 @@ class Runner:
         argv = step.argv()
         lock = (self.out / "locks" / step.name).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for left_over in step.leaves:
-            left_over.unlink(missing_ok=True)
+        for file in step.leaves:
+            unfinished(file).unlink(missing_ok=True)
         with self._log(step.name).open("a", encoding="utf-8") as log:
             log.write(f"\n$ {shown(argv)}\n")
             log.flush()
@@ -164,15 +165,18 @@ class Runner:
     def _finish(self, one: Running) -> bool:
         """Marks the step as done, where it is."""
         one.lock.close()
-        if one.process.returncode:
-            return False
         for folder in one.step.scratch:
             rmtree(folder, ignore_errors=True)
+        if one.process.returncode:
+            return False
+        for file in one.step.leaves:
+            unfinished(file).replace(file)
+        names = {str(unfinished(file)): str(file) for file in one.step.leaves}
         mark = {
-            "command": shown(one.process.args[len(self.program) :]),
+            "command": shown([names.get(value, value) for value in one.process.args[len(self.program) :]]),
             "seconds": round(time.time() - one.begin, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "machine": _machine(),
             "versions": {"saat": saat.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         write_text(self._mark(one.step.name), json.dumps(mark, indent=1) + "\n")
@@ -196,6 +200,14 @@ class Runner:
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / f"{name}.log"
+
+
+def _machine() -> str:
+    """The processor (Linux names it, elsewhere its kind), its cores, and the GPU where there is one."""
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)", about.read_text() if about.is_file() else "", re.MULTILINE)
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([names[0] if names else platform.machine(), f"{os.cpu_count()} cores", *gpu])
 
 
 def shown(argv: list[str]) -> str:

@@ -26,8 +26,13 @@ class Step:
     argv: Callable[[], list[str]]  # after `saat`; asked for when the step starts, since it may name what others left
     needs: tuple[str, ...] = ()
     alone: bool = False  # nothing else may run beside it: it measures time
-    leaves: tuple[Path, ...] = ()  # files of its own that an unfinished earlier start may have left
-    scratch: tuple[Path, ...] = field(default=())  # folders to remove once it is done
+    leaves: tuple[Path, ...] = ()  # files; its command writes each as `unfinished`, and what was there stays till then
+    scratch: tuple[Path, ...] = field(default=())  # folders to remove once it is done, or has failed
+
+
+def unfinished(file: Path) -> Path:
+    """Where a step writes the file, until it is done."""
+    return file.with_name(f"unfinished-{file.name}")
 
 
 def write_utterances(options: Options) -> Path:
@@ -88,7 +93,7 @@ def _device(options: Options) -> list[str]:
 def _pretrain_argv(options: Options, subject: Subject, seed: int | str, override: str = "") -> list[str]:
     utterances = json.dumps(str(options.out / "pretrain" / "utterances.txt"))  # YAML would cut it at ` #`
     values = f"config.pretrain_expert.datarc.splits={utterances}"
-    for more in (subject.override, override):
+    for more in (subject.override, override, _drawn_anew(subject, seed)):
         values += f",,{more}" if more else ""
     start = ["-i", str(_start(options, subject, seed))] if subject.init_from else []
     return [
@@ -96,6 +101,14 @@ def _pretrain_argv(options: Options, subject: Subject, seed: int | str, override
         *("-c", str(options.kept_recipe), "--seed", str(seed if isinstance(seed, int) else 0)),
         *("--corpus", *options.corpora.pretrain, "-o", values, *start, *_device(options)),
     ]
+
+
+def _drawn_anew(subject: Subject, seed: int | str) -> str:
+    """What `-o` says so that another seed starts from other random numbers in R (or hashes with others) as well."""
+    config = REGISTRY[subject.upstream].config
+    if seed in (0, "curve") or subject.init_from or not hasattr(config, "seed"):
+        return ""
+    return f"config.model.attention.seed={seed}"
 
 
 def _start(options: Options, subject: Subject, seed: int | str) -> Path:
@@ -111,7 +124,16 @@ def _pretrained(options: Options, subject: Subject, seed: int) -> list[Step]:
 
     def make_start() -> list[str]:
         corpus = ["--corpus", *options.corpora.pretrain, "--splits", utterances]
-        return ["init-from", str(newest(source)), *corpus, "--fresh", "--seed", str(seed), "--out", str(start)]
+        return [
+            "init-from",
+            str(newest(source)),
+            *corpus,
+            "--fresh",
+            "--seed",
+            str(seed),
+            "--out",
+            str(unfinished(start)),
+        ]
 
     first = _name("start", subject.label, seed)
     return [
@@ -129,16 +151,17 @@ def _probe_argv(options: Options, upstream: str, ckpt: Path | None, label: str, 
         *(("--phones", corpora.phones) if corpora.phones else ()),
         *(("--splits", corpora.splits) if corpora.splits else ()),
         *(("--test-other", *corpora.test_other) if corpora.test_other and corpora.phones else ()),
-        *("--seeds", str(seeds), "--features", str(options.out / "features" / label)),
+        *("--seeds", str(seeds), "--features", str(options.features_folder / label)),
+        *(("--dtype", options.dtype) if options.dtype else ()),
         *(("--steps", str(options.probe_steps)) if options.probe_steps else ()),
         *(("--batch", str(options.probe_batch)) if options.probe_batch else ()),
-        *("--json", str(options.out / "probes" / f"{label}.json"), *_device(options)),
+        *("--json", str(unfinished(options.out / "probes" / f"{label}.json")), *_device(options)),
     ]
 
 
 def _probe_step(options: Options, name: str, label: str, argv: Callable[[], list[str]], needs: tuple) -> Step:
     leaves = (options.out / "probes" / f"{label}.json",)
-    return Step(name, argv, needs, leaves=leaves, scratch=(options.out / "features" / label,))
+    return Step(name, argv, needs, leaves=leaves, scratch=(options.features_folder / label,))
 
 
 def _probe(options: Options, subject: Subject, seed: int, after: str) -> Step:
@@ -200,7 +223,7 @@ def _bench(options: Options, upstreams: set[str], mode: str) -> Step:
     def argv() -> list[str]:
         return [
             *("bench", *how, "--upstreams", *names, *(["--train"] if mode == "training" else [])),
-            *("--corpus", options.corpora.speaker[0], "--json", str(file), *_device(options)),
+            *("--corpus", options.corpora.speaker[0], "--json", str(unfinished(file)), *_device(options)),
         ]
 
     return Step(f"bench-{mode}-{digest}", argv, alone=True, leaves=(file,))

@@ -133,7 +133,7 @@ def times(inference: list[dict[str, Any]], training: list[dict[str, Any]]) -> Ta
                 cost,
                 _in_training(name, cost),
                 f"{derived / 1e9:.1f}",
-                f"{entry['flops'] / 1e9:.1f}",
+                *("-" if each is None else f"{each['flops'] / 1e9:.1f}" for each in (entry, other)),
                 f"{1000 * entry['seconds']:.0f} ± {1000 * entry['spread']:.0f}",
                 f"{entry['ratio_to_qk']:.3f}",
                 f"{PAPER_TIME[name] / PAPER_TIME['saat_qk']:.3f}",
@@ -143,7 +143,8 @@ def times(inference: list[dict[str, Any]], training: list[dict[str, Any]]) -> Ta
         )
     first = inference[0]
     columns = ["upstream", "fields", "theoretical, inference", "theoretical, training"]
-    columns += ["GFLOP derived", "GFLOP counted", "ms", "of qk", "of qk, paper", "ms, training", "of qk, training"]
+    columns += ["GFLOP derived", "GFLOP counted", "GFLOP counted, training"]
+    columns += ["ms", "of qk", "of qk, paper", "ms, training", "of qk, training"]
     columns += ["MB", "MB, training"]
     where = f"{first['length']} tokens, batch {first['batch']}, {first['hidden']} wide, {first['dtype']}, "
     where += f"{first['device']}, {first['threads']} threads"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,13 +66,15 @@ def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Se
         corpus = starts[0]["corpus"]
         steps = sorted({line["step"] for folder in _pretrainings(out) for line in metrics(folder)[-1:]})
         text.append(
-            f"Pre-trained by masked acoustic modelling on {corpus['utterances']} utterances, {corpus['hours']:.2f} h "
-            f"(the paper: {PAPER_HOURS:.0f} h), {' or '.join(map(str, steps))} steps (the paper: {PAPER_STEPS}). No "
-            "utterance that a probe is tested on is among them. The recipe is recipe.yaml in the study's folder."
+            f"Pre-trained by masked acoustic modelling on {corpus['utterances']} utterances, {corpus['hours']:.2f} h, "
+            f"of {_names(corpora['pretrain'])} (the paper: {PAPER_HOURS:.0f} h), {' or '.join(map(str, steps))} steps "
+            f"(the paper: {PAPER_STEPS}). No utterance that a probe is tested on is among "
+            "them. The recipe is recipe.yaml in the study's folder."
         )
+    other = f", and phonemes tested on {_names(corpora['test_other'])} too" if corpora["test_other"] else ""
     text.append(
         f"Speaker probes on {_names(corpora['speaker'])}, phoneme probes on {_names(corpora['phoneme'])}"
-        + ("." if corpora["phones"] else ": none, for want of phone labels (--phones).")
+        + (f"{other}." if corpora["phones"] else ": none, for want of phone labels (--phones).")
         + " Frozen features of the last layer; the learning rate of a probe is chosen on the dev split, and so is the "
         "step whose weights are tested."
     )
@@ -83,13 +86,14 @@ def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Se
 
 
 def _names(folders: list[str]) -> str:
-    return ", ".join("/".join(Path(folder).parts[-2:]) for folder in folders)
+    return ", ".join(str(Path(*Path(folder).parts[-2:])) for folder in folders)
 
 
 def _pretrainings(out: Path) -> list[Path]:
     """Folders of those that are finished, learning curves excluded."""
     found = sorted(mark.stem.removeprefix("pretrain-") for mark in (out / "done").glob("pretrain-*.json"))
-    return [out / "pretrain" / name for name in found if not name.endswith("-curve")]
+    folders = [out / "pretrain" / name for name in found if not name.endswith("-curve")]
+    return [folder for folder in folders if (folder / "starts.jsonl").is_file()]  # others were removed since
 
 
 def _accuracies(out: Path, rows: list[dict[str, Any]]) -> Section:
@@ -133,7 +137,8 @@ def _losses(out: Path) -> Section | None:
         return None
     note = "Of a start from another model's maps: without the pre-training of that model."
     columns = ["pre-training", "loss at first", "at last", "held out, at last", "processor seconds"]
-    return Section("Pre-training", "", [tables.Table("Loss (L1 on masked tokens)", columns, runs, note)])
+    losses = tables.Table("Loss (L1 on masked tokens)", columns, runs, note)
+    return Section("Pre-training", "", [losses], commands=_commands(out, "pretrain-*"))
 
 
 def _attention(out: Path, study: dict[str, Any]) -> Section:
@@ -161,7 +166,7 @@ def _attention(out: Path, study: dict[str, Any]) -> Section:
             made.append((_made(figures / name, source, draw), caption))
         except SaatError as error:  # such as a package that is not installed
             left_out.append(f"{caption} Left out: {error}")
-    return Section("Attention", "\n\n".join(left_out), found, made)
+    return Section("Attention", "\n\n".join(left_out), found, made, [f"saat report {shlex.quote(out.name)}"])
 
 
 def _made(path: Path, source: Path | None, draw: Callable[[Path], object]) -> Path:

@@ -77,6 +77,22 @@ def test_more_is_asked_for_later(options):
         open_folder(replace(options, curves=80))
 
 
+def test_each_seed_draws_its_own_start(options):
+    """R as well as the other weights; what starts from maps has nothing to draw."""
+    names = ["saat_qk", "saat_syn_random", "saat_ours_authors_init", "saat_ours_from_qk", "saat_simple_lsh"]
+    steps = {step.name: step for step in plan(replace(options, upstreams=names, curves=40))}
+
+    def drawn(name):
+        argv = steps[f"pretrain-{name}"].argv()
+        return parse_overrides(argv[argv.index("-o") + 1])[0].get("model", {}).get("attention", {})
+
+    assert drawn("saat_syn_random-1") == {"seed": 1} and drawn("saat_simple_lsh-1") == {"seed": 1}
+    assert drawn("saat_ours_authors_init-1") == {"init": "authors", "seed": 1}
+    for name in ("saat_syn_random-0", "saat_qk-1", "saat_ours_from_qk-1"):
+        assert drawn(name) == {}
+    assert drawn("saat_ours_authors_init-0") == {"init": "authors"}
+
+
 def test_fewer_seeds_keep_what_the_controls_have(options):
     probed(options.out, "saat_mel-all", [entry("speaker_frame", 0.1, seed) for seed in range(3)])
     step = {step.name: step for step in plan(replace(options, seeds=1))}["probe-saat_mel-3-seeds"]
@@ -238,10 +254,12 @@ def test_a_report_of_what_is_left(options, tmp_path):
     (options.out / "done").mkdir()
     mark = {"command": "saat pretrain -c '/a/b/c d.yaml'", "seconds": 1, "machine": "m", "versions": {"torch": "2"}}
     mark["versions"]["saat"] = "0"
-    (options.out / "done" / "pretrain-saat_ours-0.json").write_text(json.dumps(mark))
+    for name in ("saat_ours-0", "saat_qk-0"):  # the latter's folder is gone
+        (options.out / "done" / f"pretrain-{name}.json").write_text(json.dumps(mark))
     markdown, _ = write(options.out)
     text = markdown.read_text()
-    assert "3 utterances, 0.10 h" in text and ", 7 steps" in text and "50.0" in text and "Learning curves" not in text
+    assert "3 utterances, 0.10 h, of /pre (" in text and "on /other too." in text
+    assert ", 7 steps" in text and "50.0" in text and "Learning curves" not in text
 
 
 def test_bars_in_a_cell():

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from saat.analysis.study.run import Runner
-from saat.analysis.study.steps import Step, newest
+from saat.analysis.study.steps import Step, newest, unfinished
 from saat.errors import SaatError
 
 
@@ -36,6 +36,28 @@ def test_steps_run_once_and_a_failure_costs_only_what_needs_it(tmp_path):
     before = (tmp_path / "logs" / "good.log").read_text()
     runner.run([steps[0], steps[3]], progress=False)
     assert (tmp_path / "logs" / "good.log").read_text() == before
+
+
+def test_what_was_found_stays_until_it_is_found_anew(tmp_path):
+    class Script(Runner):
+        program = (sys.executable, "-c")
+
+    file = tmp_path / "bench" / "inference.json"
+    file.parent.mkdir()
+    file.write_text("before")
+    (tmp_path / "features").mkdir()
+
+    def step(name, text, code):
+        code = f"import sys; open(sys.argv[1], 'x').write({text!r}); sys.exit({code})"
+        return Step(name, lambda: [code, str(unfinished(file))], leaves=(file,), scratch=(tmp_path / "features",))
+
+    runner = Script(tmp_path, jobs=1)
+    with pytest.raises(SaatError, match="1 of 1 steps failed"):
+        runner.run([step("one", "half", 1)], progress=False)
+    assert file.read_text() == "before" and not (tmp_path / "features").exists()
+    runner.run([step("one", "whole", 0)], progress=False)
+    assert file.read_text() == "whole" and list(file.parent.iterdir()) == [file]
+    assert json.loads((tmp_path / "done" / "one.json").read_text())["command"].endswith(f" {file}")
 
 
 def test_a_step_whose_checkpoint_is_gone_costs_only_itself(tmp_path):
