@@ -124,16 +124,8 @@ def _pretrained(options: Options, subject: Subject, seed: int) -> list[Step]:
 
     def make_start() -> list[str]:
         corpus = ["--corpus", *options.corpora.pretrain, "--splits", utterances]
-        return [
-            "init-from",
-            str(newest(source)),
-            *corpus,
-            "--fresh",
-            "--seed",
-            str(seed),
-            "--out",
-            str(unfinished(start)),
-        ]
+        made = ["--fresh", "--seed", str(seed), "--out", str(unfinished(start))]
+        return ["init-from", str(newest(source)), *corpus, *made]
 
     first = _name("start", subject.label, seed)
     return [
