@@ -125,8 +125,8 @@ def summed_losses(heads: Sequence[MixedHead], x: Tensor, targets: Tensor) -> Ten
 
 def fast_products(device: str | torch.device) -> contextlib.AbstractContextManager:
     """bfloat16 matrix products, in training, on a CPU that has units for them; elsewhere float32."""
-    has = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    if torch.device(device).type == "cpu" and has():
+    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    if torch.device(device).type == "cpu" and any(getattr(torch.cpu, has, lambda: False)() for has in units):
         return torch.autocast("cpu", torch.bfloat16)
     return contextlib.nullcontext()
 

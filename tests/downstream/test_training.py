@@ -84,9 +84,11 @@ def test_chunks_change_nothing(data, monkeypatch):
         assert torch.allclose(value, parts.head.state_dict()[key], atol=1e-5)
 
 
-def test_fast_products_learn_as_well(data, monkeypatch):
+@pytest.mark.parametrize("units", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_fast_products_learn_as_well(data, monkeypatch, units):
     exact = trained(data, "phoneme_2hidden", (1e-2,), steps=60)[0]
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    for kind in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, kind, lambda kind=kind: kind == units, raising=False)
     fast = trained(data, "phoneme_2hidden", (1e-2,), steps=60, exact=False)[0]
     assert exact.dev > 0.6 and fast.dev == pytest.approx(exact.dev, abs=0.1)
     assert fast.head.head.layers[0].weight.dtype == torch.float32
