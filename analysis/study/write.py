@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from saat.analysis.study import curve_tables, plots, tables
 from saat.analysis.study.report import Section, write_report, write_results
 from saat.analysis.study.results import collect, curves, metrics, pretrain_seconds, read_json
 from saat.errors import SaatError
+from saat.files import write_text
 from saat.pretrain import experiment
 
 PAPER_HOURS, PAPER_STEPS = 363.6, 500_000  # train-clean-360; SPEC section 3
@@ -142,37 +144,50 @@ def _losses(out: Path) -> Section | None:
 
 
 def _attention(out: Path, study: dict[str, Any]) -> Section:
-    """Figures 1, 2, 4 and 6; drawn anew only where a checkpoint is newer than the picture."""
+    """Figures 1, 2, 4 and 6; drawn anew only where a checkpoint is newer than the picture, which outlives it."""
     figures, corpus = out / "figures", study["corpora"]["pretrain"]
     qk = _checkpoint(out, "saat_qk")
-    plans = [("figure1.png", None, keys_figure, "Figure 1: the keys that each algorithm lets a query see.")]
+    plans = [_Drawing("figure1.png", "Figure 1: the keys that each algorithm lets a query see.", keys_figure)]
     found, made, left_out = [], [], []
-    for label, name in (("saat_ours", "figure2.png"), ("saat_ours_from_qk", "figure2-from-qk.png")):
+    for label, name in (("saat_ours", "figure2"), ("saat_ours_from_qk", "figure2-from-qk")):
         ckpt = _checkpoint(out, label)
-        if ckpt:
-            caption = f"Figure 2: the weights of {label} at initialisation and after pre-training."
-            plans.append((name, ckpt, partial(patterns_figure, ckpt), caption))
-            try:
-                found.append(_kept_patterns(label, compare(*initial_and_trained(ckpt))))
-            except SaatError as error:  # the file that it started from is gone
-                left_out.append(f"{label} before and after pre-training: left out: {error}")
-    if qk:
-        caption = "Figure 4: attention maps of saat_qk by category."
-        plans.append(("figure4.png", qk, lambda path: categories_figure(qk, corpus, path), caption))
-        caption = "Figure 6: heads of saat_qk, a point a head, layer and utterance; PCA, then t-SNE."
-        plans.append(("figure6.png", qk, lambda path: embedding_figure(qk, corpus, path), caption))
-    for name, source, draw, caption in plans:
+        caption = f"Figure 2: the weights of {label} at initialisation and after pre-training."
+        plans.append(_Drawing(f"{name}.png", caption, ckpt and partial(patterns_figure, ckpt), ckpt))
         try:
-            made.append((_made(figures / name, source, draw), caption))
+            numbers = _made(figures / f"{name}.json", ckpt, ckpt and partial(_write_kept, ckpt))
+            found += [_kept_patterns(label, read_json(numbers))] if numbers else []
+        except SaatError as error:  # the file that it started from is gone
+            left_out.append(f"{label} before and after pre-training: left out: {error}")
+    caption = "Figure 4: attention maps of saat_qk by category."
+    plans.append(_Drawing("figure4.png", caption, qk and partial(categories_figure, qk, corpus), qk))
+    caption = "Figure 6: heads of saat_qk, a point a head, layer and utterance; PCA, then t-SNE."
+    plans.append(_Drawing("figure6.png", caption, qk and partial(embedding_figure, qk, corpus), qk))
+    for plan in plans:
+        try:
+            path = _made(figures / plan.name, plan.source, plan.draw)
+            made += [(path, plan.caption)] if path else []
         except SaatError as error:  # such as a package that is not installed
-            left_out.append(f"{caption} Left out: {error}")
+            left_out.append(f"{plan.caption} Left out: {error}")
     return Section("Attention", "\n\n".join(left_out), found, made, [f"saat report {shlex.quote(out.name)}"])
 
 
-def _made(path: Path, source: Path | None, draw: Callable[[Path], object]) -> Path:
-    if not path.is_file() or (source is not None and source.stat().st_mtime > path.stat().st_mtime):
+@dataclass(frozen=True)
+class _Drawing:
+    name: str  # of the file
+    caption: str
+    draw: Callable[[Path], object] | None  # None where its checkpoint is gone, or not there yet
+    source: Path | None = None  # the checkpoint
+
+
+def _made(path: Path, source: Path | None, draw: Callable[[Path], object] | None) -> Path | None:
+    """None where there is nothing, and nothing to make it from."""
+    if draw and (not path.is_file() or (source is not None and source.stat().st_mtime > path.stat().st_mtime)):
         draw(path)
-    return path
+    return path if path.is_file() else None
+
+
+def _write_kept(ckpt: Path, path: Path) -> None:
+    write_text(path, json.dumps(compare(*initial_and_trained(ckpt))) + "\n")
 
 
 def _checkpoint(out: Path, label: str) -> Path | None:

@@ -241,7 +241,8 @@ def test_curves_between_two_logs(tmp_path):
 
 
 def test_a_report_of_what_is_left(options, tmp_path):
-    """Checkpoints removed to save room, a curve that has not logged anything yet: a report all the same."""
+    """Checkpoints removed to save room, a curve that has not logged anything yet: a report all the same, with what
+    was drawn from those checkpoints."""
     open_folder(options)
     folder = options.out / "pretrain" / "saat_ours-0"
     folder.mkdir(parents=True)
@@ -260,6 +261,14 @@ def test_a_report_of_what_is_left(options, tmp_path):
     text = markdown.read_text()
     assert "3 utterances, 0.10 h, of /pre (" in text and "on /other too." in text
     assert ", 7 steps" in text and "50.0" in text and "Learning curves" not in text
+    assert "Figure 2" not in text and "Figure 4" not in text and "before and after" not in text
+
+    kept = {"correlation": [0.987], "kl": [0.1], "kl_reverse": [0.2], "moved": [0.034]}
+    (options.out / "figures" / "figure2.json").write_text(json.dumps(kept))
+    for name in ("figure2.png", "figure4.png"):
+        (options.out / "figures" / name).write_bytes(b"\x89PNG")
+    text = write(options.out)[0].read_text()
+    assert "Figure 2" in text and "Figure 4" in text and "Figure 6" not in text and "0.9870" in text
 
 
 def test_bars_in_a_cell():
