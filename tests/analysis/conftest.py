@@ -1,4 +1,4 @@
-"""A tiny model of any variant, and a little corpus."""
+"""A tiny model of any variant, a little corpus, and a study that was never begun."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from saat.analysis.study.options import Corpora, Options
 from saat.upstream import checkpoint
 from saat.upstream.config import model_config
 from saat.upstream.encoder import AudioAlbert
@@ -57,3 +58,11 @@ def make_checkpoint(tmp_path):
         return path
 
     return make
+
+
+@pytest.fixture
+def options(tmp_path):
+    corpora = Corpora(["/pre"], ["/spk"], ["/ph"], "/phones.txt", None, ["/other"])
+    return Options(
+        corpora, "mini", tmp_path / "out", ["saat_mel", "saat_qk", "saat_ours", "saat_ours_from_qk"], seeds=2
+    )
