@@ -37,7 +37,7 @@ class Extractor:
         stride: samples from token to token.
         dim: values in a token.
         seconds: what the upstream took so far; reading files is not counted.
-        bad: the files left out, and why.
+        bad: the files that the last call left out, and why.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Extractor:
 
         Errors: SaatError where no file can be used.
         """
+        self.bad = []
         ordered = sorted(utterances, key=lambda utterance: (-utterance.samples, utterance.id))
         usable = False
         with tqdm(total=len(ordered), desc="features", unit="utt", disable=not progress) as bar:

@@ -153,15 +153,27 @@ def test_too_little_disk_is_told_before_anything_is_computed(tmp_path, upstream,
         keep(tmp_path / "file", upstream, utterances)
 
 
+def spoil(path):
+    soundfile.write(path.with_suffix(".wav"), np.full(8000, np.nan), 16000, subtype="FLOAT")
+    path.with_suffix(".wav").rename(path)
+
+
 def test_bad_files_are_named_each_time(tmp_path, upstream, utterances, caplog):
     bad = utterances[0].path
-    soundfile.write(bad.with_suffix(".wav"), np.full(8000, np.nan), 16000, subtype="FLOAT")
-    bad.with_suffix(".wav").rename(bad)
+    spoil(bad)
     for _ in range(2):
         caplog.clear()
         stored = keep(tmp_path / "features", upstream, utterances)
         assert len(stored.layers[0]) == 7 and utterances[0].id not in stored.samples
         assert f"skipped 1 audio files that turned out bad: {bad}" in caplog.text
+
+
+def test_bad_files_of_one_corpus_are_not_those_of_the_next(upstream, utterances):
+    extractor = Extractor(upstream)
+    for bad, corpus in ((utterances[0], utterances[:4]), (utterances[4], utterances[4:])):
+        spoil(bad.path)
+        list(extractor(corpus, progress=False))
+        assert [str(bad.path) in line for line in extractor.bad] == [True]
 
 
 def test_what_float16_cannot_hold(tmp_path, upstream, utterances, monkeypatch):
