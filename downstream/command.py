@@ -9,6 +9,7 @@ from typing import Any
 
 from saat.errors import SaatError
 from saat.files import write_text
+from saat.markdown import markdown_table
 
 
 def add_command(commands: Any) -> None:
@@ -97,12 +98,9 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         accuracy = f"{statistics.mean(accuracies):.1f}{deviation}"
         rates = ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in group}))
         lines.append([probe, str(layer), split, accuracy, f"{100 * group[0]['chance']:.1f}", rates])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     learnt = []
     for row in rows:
         if row["split"] == "test" and "layer_weights" in row:
             weights = " ".join(f"{weight:.2f}" for weight in row["layer_weights"])
             learnt.append(f"{row['probe']}, seed {row['seed']}: weights of the hidden states, from 0: {weights}")
-    return "\n".join([text[0], rule, *text[1:], *([""] if learnt else []), *learnt])
+    return "\n".join([markdown_table(lines), *([""] if learnt else []), *learnt])

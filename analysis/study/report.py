@@ -9,6 +9,7 @@ from pathlib import Path
 
 from saat.analysis.study.tables import Table
 from saat.files import write_text
+from saat.markdown import markdown_table
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
@@ -62,15 +63,6 @@ def write_report(title: str, sections: list[Section], folder: Path) -> tuple[Pat
     return markdown, page
 
 
-def table_markdown(table: Table) -> str:
-    """Aligned, so that it reads well as it is."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([text[0], rule, *text[1:]])
-
-
 def as_markdown(title: str, sections: list[Section], folder: Path) -> str:
     """Figures are linked, from `folder`."""
     parts = [f"# {title}"]
@@ -79,7 +71,7 @@ def as_markdown(title: str, sections: list[Section], folder: Path) -> str:
         if section.text:
             parts.append(section.text)
         for table in section.tables:
-            parts += [f"**{table.title}**", table_markdown(table), *([table.note] if table.note else [])]
+            parts += [f"**{table.title}**", markdown_table([table.columns, *table.rows]), *([table.note] if table.note else [])]
         for path, caption in section.figures:
             parts += [f"![{caption}]({path.relative_to(folder).as_posix()})", caption]
         if section.commands:

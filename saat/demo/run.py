@@ -12,6 +12,7 @@ from typing import Any
 from saat import __version__
 from saat.demo.corpus import make_corpus
 from saat.files import write_text
+from saat.markdown import markdown_table
 
 PRETRAINED = ("saat_qk", "saat_ours")
 ROWS = ("saat_mel", "saat_qk", "saat_ours", "saat_ours_untrained")
@@ -141,7 +142,4 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         accuracies = [f"{100 * row[probe]:.1f}" for probe in PROBES]
         seconds = f"{row['pretrain_seconds']:.0f}" if row["pretrain_seconds"] else "-"
         lines.append([row["upstream"], *accuracies, seconds, f"{row['x_real_time']:.0f}"])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([text[0], rule, *text[1:]])
+    return markdown_table(lines)

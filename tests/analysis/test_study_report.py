@@ -12,6 +12,7 @@ from saat.analysis.study.results import collect, curves, mean_and_deviation
 from saat.analysis.study.write import write
 from saat.analysis.subjects import VARIANTS, Workload, run_of
 from saat.errors import SaatError
+from saat.markdown import markdown_table
 
 
 @pytest.mark.parametrize("upstream", VARIANTS)
@@ -117,7 +118,7 @@ def test_a_report_of_what_is_left(options, tmp_path):
 
 
 def test_bars_in_a_cell():
-    text = report.table_markdown(tables.Table("T", ["KL(a || b)", "x"], [["1", "2"]]))
+    text = markdown_table([["KL(a || b)", "x"], ["1", "2"]])
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines()} == {3}
 
 
