@@ -9,9 +9,10 @@ import saat
 from saat.analysis.bench import as_table, available, bench, write_json
 from saat.analysis.bench_plot import plot
 from saat.analysis.subjects import S3PRL, VARIANTS, Workload
+from saat.downstream.corpus import some
 from saat.errors import SaatError, did_you_mean
 from saat.pretrain.device import PRECISIONS, choose_device
-from saat.upstream.audio import find_audio, read_audio
+from saat.upstream.audio import AudioError, find_audio, read_audio
 
 
 def run(options: argparse.Namespace) -> list[dict]:
@@ -23,9 +24,10 @@ def run(options: argparse.Namespace) -> list[dict]:
     dtype = PRECISIONS.get(options.dtype) or torch.float32
     if options.dtype not in PRECISIONS:
         raise SaatError(f"--dtype {options.dtype}: {did_you_mean(options.dtype, PRECISIONS)}")
-    if min(*options.length, options.batch, options.rounds, options.threads) < 1:
+    threads = options.threads if options.threads is not None else torch.get_num_threads()
+    if min(*options.length, options.batch, options.rounds, threads) < 1:
         raise SaatError("--length, --batch, --rounds and --threads must be at least 1")
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads)
     names = options.upstreams or [*((S3PRL,) if options.end_to_end else available()), *VARIANTS]
     work = Workload(
         batch=options.batch,
@@ -50,11 +52,20 @@ def run(options: argparse.Namespace) -> list[dict]:
 
 
 def speech(corpus: str, samples: int) -> torch.Tensor:
-    """Real speech strung together: (at least `samples`, where the corpus has as many,)."""
-    parts, total = [], 0
+    """Real speech strung together: (at least `samples`, where the corpus has as many,); bad files are left out.
+
+    Errors: SaatError where every file is bad.
+    """
+    parts, bad, total = [], [], 0
     for path in find_audio(corpus):
-        parts.append(read_audio(path))
+        try:
+            parts.append(read_audio(path))
+        except AudioError as error:
+            bad.append(str(error))
+            continue
         total += len(parts[-1])
         if total >= samples:
             break
+    if not parts:
+        raise SaatError(f"--corpus {corpus}: none of its files can be read: {some(bad)}")
     return torch.cat(parts)

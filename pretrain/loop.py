@@ -72,6 +72,7 @@ class Trainer:
         self.skipped_steps = 0  # of these, how many had a gradient that was not finite …
         self.skipped_in_a_row = 0  # … and how many of the last ones
         self.losses = [0.0, 0]  # sum and number of the losses since the last log
+        self.spent = 0.0  # processor seconds since the last log, in the checkpoint that the run goes on from
         self.saved_step = 0  # the untrained model is not worth a file
         self.fingerprint = expert.corpus.fingerprint()
         if states is not None:
@@ -88,7 +89,7 @@ class Trainer:
         name, is_main = self.expert.config.upstream, self.world.is_main
         self.expert.train()
         stopped = False
-        watch = Watch(self.expdir, name, self.step, self.total_steps, progress, is_main)
+        watch = Watch(self.expdir, name, self.step, self.total_steps, progress, is_main, self.spent)
         with Stopper() as stopper, watch:
             while self.step < self.total_steps and not stopped:
                 step = self._one_step(batches, stopper)
@@ -107,8 +108,8 @@ class Trainer:
                 if self.step % self.runner.eval_step == 0 or last:
                     self._evaluate(watch)
                 if self.step % self.runner.save_step == 0:
-                    self._save()
-            self._save()
+                    self._save(watch)
+            self._save(watch)
         if is_main:
             print(watch.summary(self.world.size))
         if self.skipped_steps and is_main:
@@ -202,7 +203,7 @@ class Trainer:
             f"nothing is learnt any more: go on from a checkpoint with a lower optimizer.lr{precision}{last}"
         )
 
-    def _save(self) -> None:
+    def _save(self, watch: Watch) -> None:
         if self.step == self.saved_step:
             return
         self.saved_step = self.step
@@ -222,6 +223,7 @@ class Trainer:
             "Skipped_Steps": self.skipped_steps,
             "Skipped_In_A_Row": self.skipped_in_a_row,
             "Losses": self.losses,
+            "Processor_Seconds": watch.rate.processor_seconds,
             "Corpus": {
                 "utterances": len(self.expert.corpus.paths),
                 "hours": self.expert.corpus.hours,
@@ -249,6 +251,7 @@ class Trainer:
         self.skipped_steps = states.get("Skipped_Steps", 0)
         self.skipped_in_a_row = states.get("Skipped_In_A_Row", 0)
         self.losses = states.get("Losses", self.losses)
+        self.spent = states.get("Processor_Seconds", self.spent)
         known = states.get("Corpus", {})
         if known.get("fingerprint") != self.fingerprint and self.world.is_main:
             print(

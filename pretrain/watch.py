@@ -19,8 +19,10 @@ from saat.upstream.config import SAMPLE_RATE
 class Rate:
     """Speed since the last reset: tokens and audio a second, waiting for data; and processor time of this process."""
 
-    def __init__(self):
+    def __init__(self, spent: float = 0.0):
+        """`spent`: processor seconds before this process, which a run that goes on has to count as well."""
         self.reset()
+        self.begin_processor -= spent
 
     def reset(self) -> None:
         self.begin, self.begin_processor = time.perf_counter(), time.process_time()
@@ -38,8 +40,12 @@ class Rate:
             "tokens_per_second": self.tokens / seconds,
             "times_real_time": self.samples / SAMPLE_RATE / seconds,
             "waiting_for_data": self.waited / seconds,
-            "processor_seconds": time.process_time() - self.begin_processor,
+            "processor_seconds": self.processor_seconds,
         }
+
+    @property
+    def processor_seconds(self) -> float:
+        return time.process_time() - self.begin_processor
 
 
 class Watch:
@@ -51,14 +57,24 @@ class Watch:
         step, total_steps: steps done, and to do in all.
         progress: draw the bar.
         is_main: whether this is the main process.
+        spent: processor seconds between the last log and the checkpoint that the run goes on from.
     """
 
-    def __init__(self, expdir: Path, name: str, step: int, total_steps: int, progress: bool, is_main: bool):
+    def __init__(
+        self,
+        expdir: Path,
+        name: str,
+        step: int,
+        total_steps: int,
+        progress: bool,
+        is_main: bool,
+        spent: float = 0.0,
+    ):
         self.file = expdir / "metrics.jsonl"
         self.name = name
         self.is_main = is_main
         self.complained = False
-        self.rate, self.whole = Rate(), Rate()  # since the last log, and of the whole run
+        self.rate, self.whole = Rate(spent), Rate()  # since the last log, and of the whole run
         self.bar = tqdm(
             total=total_steps,
             initial=step,

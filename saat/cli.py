@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--corpus", metavar="FOLDER", help="real speech; noise without")
     bench.add_argument("--dtype", default="float32", help="float32, bfloat16, float16 (default: %(default)s)")
     bench.add_argument("--device", help="default: cuda where there is one, else cpu")
-    bench.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    bench.add_argument("--threads", type=int, help="of the CPU (default: torch's, which OMP_NUM_THREADS sets)")
     bench.add_argument("--rounds", type=int, default=10, help="after one to warm up (default: %(default)s)")
     bench.add_argument("--json", metavar="FILE", help="a list of objects, one a subject and length")
     bench.add_argument("--plot", metavar="FILE", help="an image: scaling, or the ratios at one length")

@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--curves", type=int, default=0, metavar="STEPS", help="learning curves of qk, q and ours as well")
     p.add_argument("--probe-steps", type=int, help="of the probes on tokens (default: those of saat probe)")
     p.add_argument("--probe-batch", type=int, help="utterances in such a step (default: that of saat probe)")
-    p.add_argument("--features", metavar="DIR", help="its own folder, with room for one upstream's (default: in --out)")
+    p.add_argument("--features", metavar="DIR", help="its own folder, with room for --jobs of them (default: in --out)")
     p.add_argument("--dtype", choices=("float16", "float32"), help="of those features (default: that of saat probe)")
     p.add_argument("--bench-length", type=int, default=500, help="tokens (default: %(default)s)")
     p.add_argument("--bench-hidden", type=int, default=768, help="hidden size timed (default: %(default)s)")

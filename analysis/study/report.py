@@ -71,7 +71,8 @@ def as_markdown(title: str, sections: list[Section], folder: Path) -> str:
         if section.text:
             parts.append(section.text)
         for table in section.tables:
-            parts += [f"**{table.title}**", markdown_table([table.columns, *table.rows]), *([table.note] if table.note else [])]
+            parts += [f"**{table.title}**", markdown_table([table.columns, *table.rows])]
+            parts += [table.note] if table.note else []
         for path, caption in section.figures:
             parts += [f"![{caption}]({path.relative_to(folder).as_posix()})", caption]
         if section.commands:

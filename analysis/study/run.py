@@ -180,6 +180,9 @@ class Runner:
             "versions": {"saat": saat.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         write_text(self._mark(one.step.name), json.dumps(mark, indent=1) + "\n")
+        for other in (self.out / "done").glob(f"{one.step.replaces}.json") if one.step.replaces else ():
+            if other != self._mark(one.step.name):
+                other.unlink()
         return True
 
     def _stop(self, running: list[Running]) -> None:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import yaml
 
 from saat.analysis.study.options import Options
 from saat.analysis.study.results import read_json
@@ -12,6 +14,7 @@ from saat.analysis.study.subjects import Subject, chosen
 from saat.errors import SaatError
 from saat.files import write_text
 from saat.pretrain import experiment
+from saat.pretrain.recipe import load_recipe
 from saat.upstream.attention import REGISTRY
 
 CURVE_PARTS = 32  # a learning curve is saved, and its held-out loss computed, after each such part …
@@ -28,6 +31,7 @@ class Step:
     alone: bool = False  # nothing else may run beside it: it measures time
     leaves: tuple[Path, ...] = ()  # files; its command writes each as `unfinished`, and what was there stays till then
     scratch: tuple[Path, ...] = field(default=())  # folders to remove once it is done, or has failed
+    replaces: str = ""  # steps (a glob of their names) whose files it leaves anew: once it is done, they are not
 
 
 def unfinished(file: Path) -> Path:
@@ -52,20 +56,13 @@ def plan(options: Options) -> list[Step]:
             if subject.pretrained:
                 steps += _pretrained(options, subject, seed)
                 steps.append(_probe(options, subject, seed, _name("pretrain", subject.label, seed)))
-    first = next((subject for subject in subjects if subject.pretrained), None)
-    for subject in subjects:
-        if not subject.pretrained:
-            if first is None and subject.kind == "untrained":
-                raise SaatError(f"-u {subject.label} takes its shape from a pre-trained upstream: add one to -u")
-            shape = _folder(options, first.label, 0) if first else None
-            needs = (_name("pretrain", first.label, 0),) if first else ()
-            steps.append(_control(options, subject, shape, needs))
+    steps += [_control(options, subject) for subject in subjects if not subject.pretrained]
     if options.curves:
         for subject in subjects:
             if subject.label in options.curve_upstreams:
                 steps += _curve(options, subject)
     timed = {subject.label for subject in subjects if subject.pretrained and subject.label == subject.upstream}
-    if "saat_qk" in timed:
+    if timed and ("saat_qk" in timed or _mark(options, "saat_qk").is_file()):
         steps += [_bench(options, timed, mode) for mode in ("inference", "training")]
     return steps
 
@@ -82,7 +79,10 @@ def newest(folder: Path) -> Path:
     """Errors: SaatError when the folder has no checkpoint."""
     found = list(experiment.checkpoints(folder).values())
     if not found:
-        raise SaatError(f"no checkpoint in {folder}, though its pre-training is marked as done: remove its mark")
+        raise SaatError(
+            f"no checkpoint in {folder}, though its pre-training is done: bring the last one back, or remove "
+            f"done/pretrain-{folder.name}.json to pre-train it once more"
+        )
     return found[-1]
 
 
@@ -134,11 +134,11 @@ def _pretrained(options: Options, subject: Subject, seed: int) -> list[Step]:
     ]
 
 
-def _probe_argv(options: Options, upstream: str, ckpt: Path | None, label: str, seeds: int) -> list[str]:
+def _probe_argv(options: Options, upstream: list[str], label: str, seeds: int) -> list[str]:
+    """`upstream`: its name, and where its weights or sizes come from."""
     corpora = options.corpora
     return [
-        *("probe", "-u", upstream),
-        *(("-k", str(ckpt)) if ckpt else ()),
+        *("probe", "-u", *upstream),
         *("--speaker", *corpora.speaker, "--phoneme", *corpora.phoneme),
         *(("--phones", corpora.phones) if corpora.phones else ()),
         *(("--splits", corpora.splits) if corpora.splits else ()),
@@ -151,33 +151,40 @@ def _probe_argv(options: Options, upstream: str, ckpt: Path | None, label: str, 
     ]
 
 
-def _probe_step(options: Options, name: str, label: str, argv: Callable[[], list[str]], needs: tuple) -> Step:
+def _probe_step(
+    options: Options, name: str, label: str, argv: Callable[[], list[str]], needs: tuple[str, ...] = ()
+) -> Step:
     leaves = (options.out / "probes" / f"{label}.json",)
     return Step(name, argv, needs, leaves=leaves, scratch=(options.features_folder / label,))
 
 
 def _probe(options: Options, subject: Subject, seed: int, after: str) -> Step:
     label, folder = f"{subject.label}-{seed}", _folder(options, subject.label, seed)
-    upstream = f"{subject.upstream}_local"
-    name = _name("probe", subject.label, seed)
-    return _probe_step(
-        options, name, label, lambda: _probe_argv(options, upstream, newest(folder), label, 1), needs=(after,)
-    )
+
+    def argv() -> list[str]:
+        return _probe_argv(options, [f"{subject.upstream}_local", "-k", str(newest(folder))], label, 1)
+
+    return _probe_step(options, _name("probe", subject.label, seed), label, argv, needs=(after,))
 
 
-def _control(options: Options, subject: Subject, shape: Path | None, needs: tuple[str, ...]) -> Step:
+def _control(options: Options, subject: Subject) -> Step:
     upstream = f"{subject.upstream}_untrained" if subject.kind == "untrained" else subject.upstream
     label = f"{subject.label}-all"  # its seeds are the probes' only
     before = read_json(options.out / "probes" / f"{label}.json") or []
     # Asked for fewer seeds than an earlier call, it keeps them all.
     seeds = max(options.seeds, len({entry["seed"] for entry in before}))
-    return _probe_step(
-        options,
-        _name("probe", subject.label, f"{seeds}-seeds"),
-        label,
-        lambda: _probe_argv(options, upstream, newest(shape) if shape else None, label, seeds),
-        needs,
-    )
+
+    def argv() -> list[str]:
+        # The recipe's features and sizes; attention is a section of those variants that have such options.
+        model = load_recipe(str(options.kept_recipe)).model
+        if subject.kind == "features":
+            model = {key: value for key, value in model.items() if key != "attention"}
+        file = options.out / "models" / f"{subject.label}.yaml"
+        write_text(file, yaml.safe_dump(model))
+        return _probe_argv(options, [upstream, "-g", str(file)], label, seeds)
+
+    step = _probe_step(options, _name("probe", subject.label, f"{seeds}-seeds"), label, argv)
+    return replace(step, replaces=_name("probe", subject.label, "*-seeds"))
 
 
 def _curve(options: Options, subject: Subject) -> list[Step]:
@@ -198,7 +205,7 @@ def _curve(options: Options, subject: Subject) -> list[Step]:
         ckpt = experiment.checkpoint_path(folder, step)
 
         def argv(ckpt: Path = ckpt, label: str = label) -> list[str]:
-            return _probe_argv(options, f"{subject.upstream}_local", ckpt, label, 1)
+            return _probe_argv(options, [f"{subject.upstream}_local", "-k", str(ckpt)], label, 1)
 
         steps.append(_probe_step(options, f"probe-{label}", label, argv, needs=(name,)))
     return steps
@@ -218,7 +225,7 @@ def _bench(options: Options, upstreams: set[str], mode: str) -> Step:
             *("--corpus", options.corpora.speaker[0], "--json", str(unfinished(file)), *_device(options)),
         ]
 
-    return Step(f"bench-{mode}-{digest}", argv, alone=True, leaves=(file,))
+    return Step(f"bench-{mode}-{digest}", argv, alone=True, leaves=(file,), replaces=f"bench-{mode}-*")
 
 
 def _mark(options: Options, label: str) -> Path:

@@ -15,6 +15,7 @@ from saat.analysis.map_figures import categories_figure, embedding_figure
 from saat.analysis.study import curve_tables, plots, tables
 from saat.analysis.study.report import Section, write_report, write_results
 from saat.analysis.study.results import collect, curves, metrics, pretrain_seconds, read_json
+from saat.analysis.study.subjects import SUBJECTS
 from saat.errors import SaatError
 from saat.files import write_text
 from saat.pretrain import experiment
@@ -80,9 +81,10 @@ def _setting(out: Path, study: dict[str, Any], rows: list[dict[str, Any]]) -> Se
         + " Frozen features of the last layer; the learning rate of a probe is chosen on the dev split, and so is the "
         "step whose weights are tested."
     )
+    pretrained = {(r["upstream"], r["seed"]) for r in rows if SUBJECTS[r["upstream"]].pretrained}
     text.append(
-        f"{len({(r['upstream'], r['seed']) for r in rows})} models. Made on: {'; '.join(machines)}. The commands are "
-        "those of the steps, their paths shortened."
+        f"{len(pretrained)} pre-trained models. Made on: {'; '.join(machines)}. The commands are those of the steps, "
+        "their paths shortened."
     )
     return Section("Setting", "\n\n".join(text))
 

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from saat.analysis import bench as bench_module
 from saat.analysis.bench import bench, gate
+from saat.analysis.bench_command import speech
 from saat.analysis.bench_plot import PAPER_TIME, slope
 from saat.analysis.measure import middle, operations, peak_bytes, ratios
 from saat.analysis.subjects import S3PRL, VARIANTS, Workload, run_of
@@ -82,6 +85,16 @@ def test_modes(flags, tmp_path):
     assert main(["bench", "--upstreams", "saat_qk", "saat_ours", S3PRL, *size, *flags, "--json", str(out)]) == 0
     entries = json.loads(out.read_text())
     assert entries[0]["mode"] == ("training" if "--train" in flags else "inference")
+
+
+def test_bad_files_are_left_out(tmp_path):
+    """One that cannot be read does not end a study's last step."""
+    bad, good = tmp_path / "a.wav", tmp_path / "b.wav"
+    soundfile.write(bad, np.full(4000, np.nan), 16000, subtype="FLOAT")
+    with pytest.raises(SaatError, match=r"--corpus .*none of its files can be read: .*a\.wav"):
+        speech(str(tmp_path), 1000)
+    soundfile.write(good, 0.1 * np.ones(4000), 16000)
+    assert speech(str(tmp_path), 8000).shape == (4000,)
 
 
 def test_refusals(capsys):

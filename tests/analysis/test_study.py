@@ -16,6 +16,7 @@ from saat.downstream.config import DataConfig
 from saat.downstream.corpus import read_corpus
 from saat.errors import SaatError
 from saat.pretrain.recipe import parse_overrides
+from saat.upstream import hubconf
 
 
 def test_a_step_needs_what_it_takes(options):
@@ -24,7 +25,7 @@ def test_a_step_needs_what_it_takes(options):
     assert steps["probe-saat_ours-1"].needs == ("pretrain-saat_ours-1",)
     assert steps["start-saat_ours_from_qk-1"].needs == ("pretrain-saat_qk-1",)
     assert steps["pretrain-saat_ours_from_qk-1"].needs == ("start-saat_ours_from_qk-1",)
-    assert steps["probe-saat_mel-2-seeds"].needs == ("pretrain-saat_qk-0",)
+    assert steps["probe-saat_mel-2-seeds"].needs == ()
     assert [name.rpartition("-")[0] for name, step in steps.items() if step.alone] == [
         "bench-inference",
         "bench-training",
@@ -56,6 +57,9 @@ def test_more_is_asked_for_later(options):
     (options.out / "done").mkdir()
     (options.out / "done" / "pretrain-saat_q-0.json").touch()
     assert timed(names(upstreams=["saat_qk", "saat_ours"])) == ["saat_qk", "saat_q", "saat_ours"]
+    assert not any("bench" in name for name in names(upstreams=["saat_ours"]))
+    (options.out / "done" / "pretrain-saat_qk-0.json").touch()
+    assert timed(names(upstreams=["saat_ours"])) == ["saat_qk", "saat_q", "saat_ours"]
     assert set(names(bench_length=100)).isdisjoint(name for name in names() if name.startswith("bench-"))
     open_folder(replace(options, curves=40))
     open_folder(options)
@@ -80,14 +84,34 @@ def test_each_seed_draws_its_own_start(options):
 
 
 def test_fewer_seeds_keep_what_the_controls_have(options):
+    open_folder(options)
     before = options.out / "probes" / "saat_mel-all.json"
-    before.parent.mkdir(parents=True)
+    before.parent.mkdir()
     before.write_text(json.dumps([{"seed": seed} for seed in range(3)]))
-    step = {step.name: step for step in plan(replace(options, seeds=1))}["probe-saat_mel-3-seeds"]
-    (options.out / "pretrain" / "saat_qk-0").mkdir(parents=True)
-    (options.out / "pretrain" / "saat_qk-0" / "states-2.ckpt").touch()
-    argv = step.argv()
+    argv = {step.name: step for step in plan(replace(options, seeds=1))}["probe-saat_mel-3-seeds"].argv()
     assert argv[argv.index("--seeds") + 1] == "3"
+
+
+def test_controls_need_no_checkpoint(options, tmp_path):
+    """Alone too they have the recipe's features and sizes; a section that only some variants know is left out."""
+    recipe = tmp_path / "mine.yaml"
+    model = {"audio": {"n_mels": 20}, "transformer": {"hidden_size": 24}, "attention": {"init": "authors"}}
+    recipe.write_text(json.dumps({"model": model}))
+    options = replace(options, recipe=str(recipe), upstreams=["saat_mel", "saat_ours_untrained"])
+    open_folder(options)
+    for step in plan(options):
+        argv = step.argv()
+        upstream = argv[argv.index("-u") + 1]
+        config = getattr(hubconf, upstream)(model_config=argv[argv.index("-g") + 1]).model_config
+        assert config.audio.n_mels == 20 and config.transformer.hidden_size == 24 and not step.needs
+        assert config.attention is None or config.attention.init == "authors"
+
+
+def test_without_phones_there_are_no_phoneme_probes(options):
+    corpora = replace(options.corpora, phones=None)
+    step = next(s for s in plan(replace(options, corpora=corpora)) if s.name == "probe-saat_mel-2-seeds")
+    open_folder(options)
+    assert "--speaker" in step.argv() and not {"--phones", "--test-other"} & set(step.argv())
 
 
 @pytest.mark.parametrize("name", ["out", "study #2", "run: big"])

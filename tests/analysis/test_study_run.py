@@ -60,6 +60,27 @@ def test_what_was_found_stays_until_it_is_found_anew(tmp_path):
     assert json.loads((tmp_path / "done" / "one.json").read_text())["command"].endswith(f" {file}")
 
 
+def test_what_was_found_otherwise_is_found_again(tmp_path):
+    """A timing of another length in between: the file is no longer the first one's."""
+
+    class Script(Runner):
+        program = (sys.executable, "-c")
+
+    file, code = tmp_path / "inference.json", "import sys; open(sys.argv[1], 'x').write(sys.argv[2])"
+
+    def step(length):
+        argv = [code, str(unfinished(file)), length]
+        return Step(f"bench-inference-{length}", lambda: argv, leaves=(file,), replaces="bench-inference-*")
+
+    runner = Script(tmp_path, jobs=1)
+    (tmp_path / "done" / "bench-training-500.json").touch()
+    for length in ("500", "100", "500"):
+        runner.run([step(length)], progress=False)
+        assert file.read_text() == length
+        names = {path.stem for path in (tmp_path / "done").iterdir()}
+        assert names == {f"bench-inference-{length}", "bench-training-500"}
+
+
 def test_a_step_whose_checkpoint_is_gone_costs_only_itself(tmp_path):
     steps = [
         Step("gone", lambda: [str(newest(tmp_path / "pretrain" / "saat_qk-0"))]),

@@ -66,6 +66,18 @@ def test_a_resumed_run_writes_later_lines_anew(run, tmp_path):
     assert same(states[0]["Transformer"], states[1]["Transformer"])
 
 
+def test_processor_time_before_a_stop_counts(run, tmp_path):
+    """Of the steps since the last log: the checkpoint has it."""
+    first = run(tmp_path / "exp", o="config.runner.log_step=5,,config.runner.save_step=4")
+    states = torch.load(tmp_path / "exp" / "states-4.ckpt", weights_only=True)
+    assert states["Processor_Seconds"] > 0
+    torch.save(states | {"Processor_Seconds": 1000.0}, tmp_path / "exp" / "states-4.ckpt")
+    first.unlink()
+    run(tmp_path / "exp", "-a")
+    spent = [line["processor_seconds"] for line in lines(tmp_path / "exp") if "loss" in line]
+    assert len(spent) == 2 and spent[0] > 1000 and spent[1] < 1000
+
+
 def test_forget_after(tmp_path):
     file = tmp_path / "metrics.jsonl"
     forget_after(file, 3)
