@@ -33,7 +33,8 @@ KEYS = {
 
 TINY = {"hidden": 48, "batch": 2}
 pytestmark = pytest.mark.usefixtures("one_thread")
-FLAGS = ["--hidden", "48", "--batch", "2", "--threads", "1"]
+SMALL = ["--hidden", "48", "--batch", "2"]
+FLAGS = [*SMALL, "--threads", "1"]
 
 
 def derived(name: str, n: int, H: int = 48, F: int = 192, layers: int = 6, D: int = 480) -> int:
@@ -95,6 +96,13 @@ def test_bad_files_are_left_out(tmp_path):
         speech(str(tmp_path), 1000)
     soundfile.write(good, 0.1 * np.ones(4000), 16000)
     assert speech(str(tmp_path), 8000).shape == (4000,)
+
+
+def test_threads_are_torchs(tmp_path):
+    """Those that OMP_NUM_THREADS says, where nothing else is asked for: here one."""
+    file = tmp_path / "bench.json"
+    main(["bench", *SMALL, "--upstreams", "saat_ours", "--length", "20", "--rounds", "1", "--json", str(file)])
+    assert json.loads(file.read_text())[0]["threads"] == 1
 
 
 def test_refusals(capsys):
