@@ -12,10 +12,12 @@ from .conftest import TINY
 
 LOADING = """
 import signal, sys, time
+from torch.utils.data import _utils
 from saat.pretrain.data import Crops, loader
 from saat.pretrain.manifest import load_corpus
 from saat.upstream.config import model_config
 
+_utils.MP_STATUS_CHECK_INTERVAL = 600  # seconds torch waits for a worker that does not answer, then ends it itself
 asked = []
 signal.signal(signal.SIGTERM, lambda *received: asked.append(received))  # as loop.Stopper does
 config = model_config("saat_ours", ({model}, "test"))
@@ -80,9 +82,7 @@ def test_workers_survive_what_the_whole_group_gets_and_end_with_their_parent(loa
     time.sleep(0.3)
     assert process.poll() is None and all(map(alive, workers))
     os.killpg(process.pid, signal.SIGTERM)
-    begin = time.monotonic()
-    process.wait(60)
-    assert time.monotonic() - begin < 4  # torch waits 5 s for a worker that does not answer
+    process.wait(60)  # so every worker answered, however slow the machine
     assert (process.returncode == 0) == ("raise" not in end)
     assert all_end_within(1, workers)
 
