@@ -53,7 +53,7 @@ def accuracy_against_time(rows: list[dict[str, Any]], path: Path) -> Path | None
 
 def _labels(axis: Axes, places: dict[str, tuple[float, float]]) -> None:
     """A name to the right of each point, moved up or down off other names and points."""
-    axis.margins(x=0.18, y=0.1)
+    axis.margins(x=0.24, y=0.1)
     axis.autoscale_view()
     low, high = axis.get_ylim()
     left, right = axis.get_xlim()
@@ -76,6 +76,7 @@ def _labels(axis: Axes, places: dict[str, tuple[float, float]]) -> None:
             xytext=(x + (right - left) * 0.02, at),
             fontsize=8,
             va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},  # over error bars
             arrowprops={"arrowstyle": "-", "color": "gray", "linewidth": 0.4, "relpos": (0, 0.5)},
         )
 
