@@ -19,7 +19,7 @@ from saat.upstream.config import model_config
 
 _utils.MP_STATUS_CHECK_INTERVAL = 600  # seconds torch waits for a worker that does not answer, then ends it itself
 asked = []
-signal.signal(signal.SIGTERM, lambda *received: asked.append(received))  # as loop.Stopper does
+signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))  # as loop.Stopper does
 config = model_config("saat_ours", ({model}, "test"))
 batches = iter(loader(Crops(load_corpus([{corpus!r}], 480), config, 2, 2, 0), 0, 10000, 2, False))
 print(*(worker.pid for worker in batches._workers), flush=True)
